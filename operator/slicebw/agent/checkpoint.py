@@ -1,0 +1,178 @@
+"""What survives the agent: the ledger, and the last wishes it knew, as two files that are replaced atomically.
+
+A file is one header line (what it is, its version, the payload's length and SHA-256) and a JSON payload. The checksum
+is over the bytes as written. A file that cannot be trusted is set aside under a telling name, never overwritten.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from slicebw.core.errors import SaveError
+from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
+from slicebw.core.model import SliceKey, Snapshot
+from slicebw.core.reports import EventNote
+
+_T = TypeVar("_T")
+
+VERSION: Final = 1
+
+
+class _UntrustedError(Exception):
+    """Why a file is set aside, as one word for its new name and a reason for people."""
+
+    def __init__(self, word: str, reason: str) -> None:
+        super().__init__(reason)
+        self.word = word
+
+
+@dataclass(frozen=True, slots=True)
+class _LedgerForm:
+    """The ledger as JSON has it: lists, because a JSON object's keys are strings."""
+
+    slices: list[SliceAccount]
+    node_totals: dict[int, ClassAccount]
+    last_class_id: int
+    read_at: Instant | None
+    device: str
+    had_tree: bool
+    outbox: list[EventNote]
+    refused: list[SliceKey]
+
+
+class _File(Generic[_T]):
+    """One checkpoint file holding one value."""
+
+    def __init__(self, path: Path, kind: str, form: type[_T]) -> None:
+        self._path = path
+        self._kind = kind
+        self._decoder = msgspec.json.Decoder(form)
+        self._encoder = msgspec.json.Encoder()
+
+    def save(self, value: _T) -> None:
+        """Write to a temporary file, fsync, rename, fsync the folder. Raises SaveError."""
+        payload = self._encoder.encode(value)
+        header = {
+            "slicebw": self._kind,
+            "version": VERSION,
+            "bytes": len(payload),
+            "sha256": hashlib.sha256(payload).hexdigest(),
+        }
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(json.dumps(header).encode() + b"\n" + payload)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise SaveError(f"cannot write {self._path}: {error.strerror or error}") from error
+
+    def load(self) -> tuple[_T | None, str | None]:
+        """The value, and what was wrong if there is a file but no value to be had from it."""
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            return None, f"cannot read {self._path}: {error.strerror or error}"
+        try:
+            return self._decode(content), None
+        except _UntrustedError as untrusted:
+            return None, f"{self._path} {untrusted}; {self._set_aside(untrusted.word)}"
+
+    def _decode(self, content: bytes) -> _T:
+        if not content:
+            raise _UntrustedError("empty", "is empty")
+        line, newline, payload = content.partition(b"\n")
+        try:
+            header = json.loads(line)
+            kind, version = header["slicebw"], int(header["version"])
+            length, checksum = int(header["bytes"]), header["sha256"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise _UntrustedError("foreign", f"is not a slicebw {self._kind}") from error
+        if kind != self._kind or not newline:
+            raise _UntrustedError("foreign", f"is not a slicebw {self._kind}")
+        if version > VERSION:
+            raise _UntrustedError(f"version-{version}", f"is of version {version}, newer than this agent's {VERSION}")
+        if len(payload) != length:
+            raise _UntrustedError("truncated", f"has {len(payload)} bytes of payload instead of {length}")
+        if hashlib.sha256(payload).hexdigest() != checksum:
+            raise _UntrustedError("corrupt", "fails its checksum")
+        try:
+            return self._decoder.decode(payload)
+        except msgspec.DecodeError as error:
+            raise _UntrustedError("corrupt", f"does not decode: {error}") from error
+
+    def _set_aside(self, word: str) -> str:
+        """Rename the file so that nothing overwrites it; the first free number keeps earlier ones too."""
+        number = 0
+        while (target := self._path.with_name(f"{self._path.name}.{word}-{number}")).exists():
+            number += 1
+        try:
+            self._path.replace(target)
+        except OSError as error:
+            return f"it could not be set aside: {error.strerror or error}"
+        return f"set aside as {target.name}"
+
+
+class FileStore:
+    """The checkpoint folder of one node."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ledger = _File(folder / "ledger", "ledger", _LedgerForm)
+        self._wishes = _File(folder / "wishes", "wishes", Snapshot)
+
+    def load_ledger(self) -> tuple[Ledger | None, str | None]:
+        """The ledger, None where there is none (yet), and what was wrong where there should have been one."""
+        form, problem = self._ledger.load()
+        return (None if form is None else _from_form(form)), problem
+
+    def save_ledger(self, ledger: Ledger) -> None:
+        """Replace the ledger on disk. Raises SaveError."""
+        self._ledger.save(_to_form(ledger))
+
+    def load_wishes(self) -> tuple[Snapshot | None, str | None]:
+        """The last complete snapshot known, so that an agent without an API goes on where it stopped."""
+        return self._wishes.load()
+
+    def save_wishes(self, snapshot: Snapshot) -> None:
+        """Replace the wishes on disk. Raises SaveError."""
+        self._wishes.save(snapshot)
+
+
+def _to_form(ledger: Ledger) -> _LedgerForm:
+    return _LedgerForm(
+        slices=list(ledger.slices.values()),
+        node_totals=dict(ledger.node_totals),
+        last_class_id=ledger.last_class_id,
+        read_at=ledger.read_at,
+        device=ledger.device,
+        had_tree=ledger.had_tree,
+        outbox=list(ledger.outbox),
+        refused=sorted(ledger.refused),
+    )
+
+
+def _from_form(form: _LedgerForm) -> Ledger:
+    return Ledger(
+        slices={account.key: account for account in form.slices},
+        node_totals=form.node_totals,
+        last_class_id=form.last_class_id,
+        read_at=form.read_at,
+        device=form.device,
+        had_tree=form.had_tree,
+        outbox=tuple(form.outbox),
+        refused=frozenset(form.refused),
+    )

@@ -1,0 +1,88 @@
+"""Which reports are due: a report goes out when it says something new enough, not at every pass."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from slicebw.core.model import SliceKey, TrafficClass
+from slicebw.core.reports import NodeReport, UsageReport
+
+NS: Final = 1_000_000_000
+SILENCE_NS: Final = 600 * NS
+"""A report is repeated after this time even if nothing moved, so that its reader can tell quiet from dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    report: UsageReport
+    at_ns: int
+
+
+class Gate:
+    """Remembers what was reported last, and lets through what is due.
+
+    At once: a cap set or lifted, a period begun, limits or class changed, a problem found or gone. After
+    ``interval_ns`` (60 s by default): usage that moved by 1 % of the budget. After 10 min: anything.
+    """
+
+    def __init__(self, interval_ns: int) -> None:
+        self._interval_ns = interval_ns
+        self._sent: dict[SliceKey, _Sent] = {}
+        self._node: tuple[NodeReport, int] | None = None
+
+    def due(self, usages: Iterable[UsageReport], now_ns: int) -> tuple[list[UsageReport], list[SliceKey]]:
+        """Reports to send now, and the slices whose report is over. ``now_ns`` is any clock that never jumps."""
+        due: list[UsageReport] = []
+        present: set[SliceKey] = set()
+        for report in usages:
+            present.add(report.key)
+            last = self._sent.get(report.key)
+            if last is None or self._is_due(last, report, now_ns):
+                due.append(report)
+                self._sent[report.key] = _Sent(report, now_ns)
+        over = [key for key in self._sent if key not in present]
+        for key in over:
+            del self._sent[key]
+        return due, over
+
+    def node_due(self, report: NodeReport, now_ns: int) -> bool:
+        """Whether the node's own state is due, by the same rules: bytes wait for the interval, the rest does not."""
+        if self._node is not None:
+            last, at_ns = self._node
+            still = replace(report, root_bytes=last.root_bytes, default_bytes=last.default_bytes) == last
+            wait_ns = SILENCE_NS if report == last else self._interval_ns
+            if still and now_ns - at_ns < wait_ns:
+                return False
+        self._node = (report, now_ns)
+        return True
+
+    def _is_due(self, last: _Sent, report: UsageReport, now_ns: int) -> bool:
+        if _occasion(last.report) != _occasion(report):
+            return True
+        quiet_ns = now_ns - last.at_ns
+        return quiet_ns >= SILENCE_NS or (quiet_ns >= self._interval_ns and _moved(last.report, report))
+
+
+def _occasion(report: UsageReport) -> tuple[object, ...]:
+    """All that is reported at once when it changes. A capped class's rate moves with every pass and is left out."""
+    return (
+        report.class_id,
+        report.generation,
+        report.period_start_s,
+        report.period_end_s,
+        report.problems,
+        report.errors,
+        *(
+            (one.capped, one.budget_bytes, 0 if one.capped else one.rate_bps)
+            for one in (report.standard, report.exempt)
+        ),
+    )
+
+
+def _moved(last: UsageReport, report: UsageReport) -> bool:
+    """Whether a class's usage moved by 1 % of its budget."""
+    return any(
+        (report.of(traffic_class).used_bytes - last.of(traffic_class).used_bytes) * 100
+        >= report.of(traffic_class).budget_bytes
+        for traffic_class in TrafficClass
+    )

@@ -1,0 +1,90 @@
+"""The agent's ports: what the cycle needs of the world. Ours, and small; every one has two implementations.
+
+Kernel ports are called from the cycle's own thread only, which stands in the node's network namespace.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from slicebw.core.changes import Classification, FailedChange, TableChange, TreeChange
+from slicebw.core.ledger import Ledger
+from slicebw.core.model import SliceKey, Snapshot
+from slicebw.core.reports import EventNote, NodeReport, UsageReport
+from slicebw.core.tree import ObservedTree
+
+
+class Shaper(Protocol):
+    """The HTB tree of the node's uplink."""
+
+    def read(self, device: str | None) -> ObservedTree:
+        """One complete dump of ``device``, or of the default route's device where None. Raises KernelError."""
+        ...
+
+    def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> Sequence[FailedChange]:
+        """Carry out changes in order, in as few batches as possible; a failed one does not stop the others."""
+        ...
+
+    def close(self) -> None:
+        """Free sockets. Leaves the kernel as it is."""
+        ...
+
+
+class Classifier(Protocol):
+    """The nftables table that maps pod addresses to classes."""
+
+    def read(self) -> Classification:
+        """What the table holds now. Raises KernelError."""
+        ...
+
+    def apply(self, change: TableChange) -> None:
+        """Carry out one change as one transaction: all of it or nothing. Raises KernelError."""
+        ...
+
+
+class Feed(Protocol):
+    """Where wishes come from: the Kubernetes API, or a folder. Wakes the cycle when something changed."""
+
+    def snapshot(self) -> Snapshot:
+        """What is known now; cheap, never blocks, callable from any thread."""
+        ...
+
+
+class Reporter(Protocol):
+    """Where reports go. Never blocks; keeps the latest state of each object until it is written."""
+
+    def report(
+        self,
+        usages: Sequence[UsageReport],
+        over: Sequence[SliceKey],
+        events: Sequence[EventNote],
+        node: NodeReport | None,
+    ) -> None:
+        """Queue reports. ``over``: slices whose usage of this node is to go. ``events``: all that are owed still."""
+        ...
+
+    def delivered(self) -> frozenset[str]:
+        """Ids of events written since the last call, so that the ledger can forget them."""
+        ...
+
+
+class Store(Protocol):
+    """What survives the agent."""
+
+    def load_ledger(self) -> tuple[Ledger | None, str | None]:
+        """The ledger if there is one that can be trusted; else None, and what is wrong with the one there is."""
+        ...
+
+    def save_ledger(self, ledger: Ledger) -> None:
+        """Replace the ledger atomically. Raises SaveError."""
+        ...
+
+    def load_wishes(self) -> tuple[Snapshot | None, str | None]:
+        """The last complete snapshot, likewise."""
+        ...
+
+    def save_wishes(self, snapshot: Snapshot) -> None:
+        """Replace the last complete snapshot. Raises SaveError."""
+        ...
+
+
+Wake = Callable[[], None]

@@ -1,0 +1,89 @@
+"""What a pass tells the world: one usage per account, and the node's own state."""
+
+from collections.abc import Mapping
+
+from slicebw.core.ledger import Ledger, SliceAccount
+from slicebw.core.membership import Membership
+from slicebw.core.model import Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
+from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
+from slicebw.core.settings import NodeSettings
+from slicebw.core.tree import DEFAULT_ID, ROOT_ID, ClassSpec, ObservedTree, RootQdisc, class_id_of
+from slicebw.core.verdict import ClassVerdict, SliceVerdict
+from slicebw.core.wanted import overcommitment
+
+
+def usage_reports(
+    snapshot: Snapshot,
+    membership: Membership,
+    accounts: Mapping[SliceKey, SliceAccount],
+    verdicts: Mapping[SliceKey, SliceVerdict],
+) -> tuple[UsageReport, ...]:
+    """One report for every account, live or kept until its period ends."""
+    specs = {spec.key: spec for spec in snapshot.slices}
+    return tuple(_usage(account, specs.get(key), membership, verdicts.get(key)) for key, account in accounts.items())
+
+
+def _usage(
+    account: SliceAccount, spec: SliceSpec | None, membership: Membership, verdict: SliceVerdict | None
+) -> UsageReport:
+    return UsageReport(
+        key=account.key,
+        class_id=account.class_id if account.live else 0,
+        generation=account.generation if spec is not None else 0,
+        period_start_s=account.period_start_s,
+        period_end_s=account.period_end_s,
+        standard=_class_usage(account, TrafficClass.STANDARD, verdict.standard if verdict else None),
+        exempt=_class_usage(account, TrafficClass.EXEMPT, verdict.exempt if verdict else None),
+        problems=membership.problems.get(account.key, ()),
+        errors=spec.errors if spec is not None else (),
+    )
+
+
+def _class_usage(account: SliceAccount, traffic_class: TrafficClass, verdict: ClassVerdict | None) -> ClassUsage:
+    kept = account.of(traffic_class)
+    budget_bytes = account.limits.of(traffic_class).budget_bytes
+    return ClassUsage(
+        used_bytes=kept.used_bytes,
+        budget_bytes=budget_bytes,
+        percent=kept.used_bytes * 100 // budget_bytes,
+        rate_bps=verdict.kernel.max_bps if verdict else 0,
+        capped=verdict.capped if verdict else False,
+        capped_since_s=kept.capped_since_s if verdict and verdict.capped else None,
+        counter_bytes=kept.counter_bytes,
+    )
+
+
+def node_report(
+    snapshot: Snapshot,
+    observed: ObservedTree,
+    settings: NodeSettings,
+    tree: Mapping[int, ClassSpec],
+    ledger: Ledger,
+    verdicts: Mapping[SliceKey, SliceVerdict],
+) -> NodeReport:
+    """The status of this node's NodeBandwidth."""
+    foreign = observed.root_kind if observed.root is RootQdisc.FOREIGN else None
+    message = "; ".join(snapshot.node.errors) or "limits are in force"
+    if settings.mode is not Mode.ENFORCE:
+        message = f"mode {settings.mode}: nothing is limited"
+    if foreign is not None and settings.mode is not Mode.DISABLED:
+        message = f"{observed.device} has a {foreign} qdisc that is not slicebw's: remove it, or name another device"
+    return NodeReport(
+        device=observed.device,
+        mode=settings.mode,
+        cap_bps=settings.cap_bps,
+        line_rate_bps=settings.line_rate_bps,
+        slices=len(verdicts),
+        capped_slices=sum(any(one.capped for one in verdict.both) for verdict in verdicts.values()),
+        root_bytes=_total(ledger, ROOT_ID),
+        default_bytes=_total(ledger, DEFAULT_ID),
+        foreign_qdisc=foreign,
+        overcommitted=overcommitment(settings, tree),
+        ready=foreign is None and not snapshot.node.errors,
+        message=message,
+        generation=snapshot.node.generation,
+    )
+
+
+def _total(ledger: Ledger, class_id: int) -> int:
+    return sum(account.total_bytes for minor, account in ledger.node_totals.items() if class_id_of(minor) == class_id)

@@ -1,0 +1,39 @@
+"""What a jump of the wall clock means for running periods: nothing.
+
+Periods are bounded by the wall clock, because people read them, but their length is real elapsed time. So when the
+wall clock is stepped, the bounds of every running period are moved by the same step: a clock set back never makes a
+period longer, one set forward never ends it early. Slewing (NTP's usual way) and leap seconds stay below
+:data:`STEP_NS` and are simply followed. Time zones and DST do not exist here: all instants are UTC.
+"""
+
+from typing import Final
+
+from slicebw.core.ledger import Instant
+
+NS: Final = 1_000_000_000
+
+STEP_NS: Final = 2 * NS
+"""A difference of the two clocks above this, between two passes, is a step and not drift or a leap second."""
+
+
+def elapsed_ns(before: Instant | None, now: Instant) -> int:
+    """Real time between two readings, never negative. After a reboot the wall clock is all there is."""
+    if before is None:
+        return 0
+    if before.boot_id == now.boot_id:
+        return max(0, now.boot_ns - before.boot_ns)
+    return max(0, now.wall_ns - before.wall_ns)
+
+
+def step_s(before: Instant | None, now: Instant) -> int:
+    """By how many seconds the wall clock was stepped between two readings; 0 where it just ran.
+
+    Within one boot that is the wall clock's advance less the real time elapsed. Across a reboot only a step back can
+    be told from time spent switched off.
+    """
+    if before is None:
+        return 0
+    step_ns = now.wall_ns - before.wall_ns - elapsed_ns(before, now)
+    if abs(step_ns) <= STEP_NS:
+        return 0
+    return (step_ns + NS // 2) // NS

@@ -1,0 +1,89 @@
+"""The node-local account of every slice: who has which class id, since when, and how much of which budget is used.
+
+A ledger is a value. :mod:`slicebw.core.usage` folds kernel counters into it, :mod:`slicebw.core.passes` decides on it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from slicebw.core.model import SliceKey, SliceLimits, TrafficClass
+from slicebw.core.reports import EventNote
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAccount:
+    """One class of one slice. ``total_bytes`` never goes down while the ledger knows the slice."""
+
+    used_bytes: int = 0
+    total_bytes: int = 0
+    counter_bytes: int = 0
+    """The kernel class's counter when it was last read; 0 while there is no such class."""
+    capped_since_s: int | None = None
+    notified_capped: bool = False
+    """A BandwidthCapped event was owed in this period already."""
+    notified_restored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAccount:
+    """One slice on this node. ``limits`` are its last good ones; ``live`` is false once it has left the node."""
+
+    key: SliceKey
+    uid: str
+    class_id: int
+    generation: int
+    period_start_s: int
+    limits: SliceLimits
+    standard: ClassAccount = ClassAccount()
+    exempt: ClassAccount = ClassAccount()
+    live: bool = True
+    complained_generation: int = 0
+    """The generation about whose errors an InvalidSpec event was owed last."""
+
+    @property
+    def period_end_s(self) -> int:
+        """When the running period ends, in wall clock seconds."""
+        return self.period_start_s + self.limits.period_s
+
+    def of(self, traffic_class: TrafficClass) -> ClassAccount:
+        """The account of one of the two classes."""
+        return self.standard if traffic_class is TrafficClass.STANDARD else self.exempt
+
+    def with_class(self, traffic_class: TrafficClass, account: ClassAccount) -> "SliceAccount":
+        """The same slice with one class's account replaced."""
+        if traffic_class is TrafficClass.STANDARD:
+            return replace(self, standard=account)
+        return replace(self, exempt=account)
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One reading of both clocks. ``boot_ns`` counts on through suspend and never jumps (CLOCK_BOOTTIME)."""
+
+    wall_ns: int
+    boot_ns: int
+    boot_id: str = ""
+
+    @property
+    def wall_s(self) -> int:
+        """Whole seconds of the wall clock, rounded down."""
+        return self.wall_ns // 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """All accounts of a node. ``read_at`` is when the last dump folded in was made, ``device`` whose it was."""
+
+    slices: Mapping[SliceKey, SliceAccount] = field(default_factory=dict)
+    node_totals: Mapping[int, ClassAccount] = field(default_factory=dict)
+    """Root's and default's classes by minor: only ``total_bytes`` and ``counter_bytes`` are used."""
+    last_class_id: int = 0
+    """The id given last; the search for a free one starts behind it, so that freed ids are reused last."""
+    read_at: Instant | None = None
+    device: str = ""
+    had_tree: bool = False
+    """Whether our tree was on the device, or was about to be put there, at the last pass."""
+    outbox: tuple[EventNote, ...] = ()
+    """Events owed and not yet known to be delivered."""
+    refused: frozenset[SliceKey] = frozenset()
+    """Slices for which there was no class id left, and whose owners were told so."""

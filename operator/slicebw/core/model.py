@@ -1,0 +1,206 @@
+"""The words of slicebw as values: what is wanted of a node.
+
+Units are in the names: ``_bps`` is bit/s, ``_bytes`` is bytes, ``_s`` is whole seconds. All are exact integers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, TypeVar
+
+
+class TrafficClass(StrEnum):
+    """The two accounted classes of a slice (PlanetLab: low bandwidth and Internet2)."""
+
+    STANDARD = "standard"
+    EXEMPT = "exempt"
+
+
+class Mode(StrEnum):
+    """What an agent does on its node."""
+
+    ENFORCE = "Enforce"
+    MONITOR = "Monitor"
+    DISABLED = "Disabled"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SliceKey:
+    """A slice's identity: its SliceBandwidth's namespace and name. It outlives the object's uid on purpose."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLimits:
+    """Limits of one traffic class of one slice. ``max_rate_bps`` None means the node cap (exempt: the line rate)."""
+
+    min_rate_bps: int
+    max_rate_bps: int | None
+    budget_bytes: int
+    threshold_bytes: int
+    share: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceLimits:
+    """Everything a SliceBandwidth's spec limits, defaults filled in."""
+
+    period_s: int
+    standard: ClassLimits
+    exempt: ClassLimits
+
+    def of(self, traffic_class: TrafficClass) -> ClassLimits:
+        """The limits of one of the two classes."""
+        return self.standard if traffic_class is TrafficClass.STANDARD else self.exempt
+
+
+DEFAULT_PERIOD_S: Final = 24 * 3600
+DEFAULT_MIN_RATE_BPS: Final = 8
+DEFAULT_SHARE: Final = 1
+DEFAULT_THRESHOLD_PERCENT: Final = 80
+DEFAULT_STANDARD_BUDGET_BYTES: Final = 10_800_000_000  # 1 Mbit/s for 24 h
+DEFAULT_EXEMPT_BUDGET_BYTES: Final = 32_400_000_000  # 3 Mbit/s for 24 h
+
+
+def percent_of(percent: int, whole: int) -> int:
+    """``percent`` of ``whole``, rounded down."""
+    return whole * percent // 100
+
+
+def _default_class(budget_bytes: int) -> ClassLimits:
+    threshold = percent_of(DEFAULT_THRESHOLD_PERCENT, budget_bytes)
+    return ClassLimits(DEFAULT_MIN_RATE_BPS, None, budget_bytes, threshold, DEFAULT_SHARE)
+
+
+DEFAULT_LIMITS: Final = SliceLimits(
+    period_s=DEFAULT_PERIOD_S,
+    standard=_default_class(DEFAULT_STANDARD_BUDGET_BYTES),
+    exempt=_default_class(DEFAULT_EXEMPT_BUDGET_BYTES),
+)
+"""What ``spec: {}`` means: PlanetLab's defaults."""
+
+
+class SelectorOperator(StrEnum):
+    """Kubernetes' label selector operators (meta/v1 LabelSelectorOperator)."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One requirement of a label selector; ``matchLabels`` entries are ``In`` with a single value."""
+
+    key: str
+    operator: SelectorOperator
+    values: tuple[str, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether labels satisfy it. ``NotIn`` also matches where the key is absent, as in Kubernetes."""
+        match self.operator:
+            case SelectorOperator.IN:
+                return labels.get(self.key) in self.values
+            case SelectorOperator.NOT_IN:
+                return labels.get(self.key) not in self.values
+            case SelectorOperator.EXISTS:
+                return self.key in labels
+            case SelectorOperator.DOES_NOT_EXIST:
+                return self.key not in labels
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A label selector: all requirements must match; none at all matches every pod."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether a pod with these labels is selected."""
+        return all(requirement.matches(labels) for requirement in self.requirements)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceSpec:
+    """A SliceBandwidth as read. ``selector`` or ``limits`` is None where it is invalid; ``errors`` then says why."""
+
+    key: SliceKey
+    uid: str
+    generation: int
+    created_s: int
+    selector: Selector | None
+    limits: SliceLimits | None
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What slicebw needs to know of a pod. ``addresses`` are canonical texts of IPv4 and IPv6 addresses."""
+
+    namespace: str
+    name: str
+    uid: str
+    labels: Mapping[str, str] = field(hash=False)
+    addresses: tuple[str, ...]
+    host_network: bool
+    finished: bool
+    """Succeeded or Failed: it sends nothing more, and its addresses may be reused."""
+    created_s: int
+    deleting: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+_T = TypeVar("_T")
+
+
+def _pick(own: _T | None, other: _T | None) -> _T | None:
+    return other if own is None else own
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One NodeBandwidth's spec as read; None is a field not given. ``errors`` names invalid fields, left out."""
+
+    device: str | None = None
+    cap_bps: int | None = None
+    line_rate_bps: int | None = None
+    mode: Mode | None = None
+    exempt_destinations: tuple[str, ...] | None = None
+    min_rate_share_percent: int | None = None
+    generation: int = 0
+    errors: tuple[str, ...] = ()
+
+    def over(self, default: "NodeSpec") -> "NodeSpec":
+        """The spec laid over the ``default`` one, field by field."""
+        return NodeSpec(
+            device=_pick(self.device, default.device),
+            cap_bps=_pick(self.cap_bps, default.cap_bps),
+            line_rate_bps=_pick(self.line_rate_bps, default.line_rate_bps),
+            mode=_pick(self.mode, default.mode),
+            exempt_destinations=_pick(self.exempt_destinations, default.exempt_destinations),
+            min_rate_share_percent=_pick(self.min_rate_share_percent, default.min_rate_share_percent),
+            generation=self.generation,
+            errors=default.errors + self.errors,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a feed knows at one moment. ``node`` is the node's own spec laid over the default one.
+
+    ``synced`` is true once a first complete list of slices, pods and node settings has been seen; nothing
+    is deleted before that.
+    """
+
+    slices: tuple[SliceSpec, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    node: NodeSpec = NodeSpec()
+    synced: bool = False

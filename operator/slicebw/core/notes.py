@@ -1,0 +1,67 @@
+"""The Events slicebw owes: who, where, which class, how much of what, since when, until when. Once each.
+
+A note's id is the same however often it is made or sent: the reporters derive the Event's name from it.
+"""
+
+from slicebw.core.ledger import SliceAccount
+from slicebw.core.model import Mode, SliceSpec, TrafficClass
+from slicebw.core.reports import EventNote, Reason
+from slicebw.core.text import bytes_text, rate_text, time_text
+
+
+def capped_note(account: SliceAccount, traffic_class: TrafficClass, cap_bps: int, mode: Mode, now_s: int) -> EventNote:
+    """A class has crossed its threshold and is slowed to what is left (in Monitor mode: would be)."""
+    limits = account.limits.of(traffic_class)
+    used_bytes = account.of(traffic_class).used_bytes
+    verb = "Slowed" if mode is Mode.ENFORCE else "Would have slowed (mode Monitor)"
+    message = (
+        f"{verb} {traffic_class} traffic of slice {account.key} to {rate_text(cap_bps)}bit/s until "
+        f"{time_text(account.period_end_s)}: it has used {_used(used_bytes, limits.budget_bytes)} "
+        f"since {time_text(account.period_start_s)}"
+    )
+    return _slice_note(account, traffic_class, Reason.CAPPED, message, now_s, warning=True)
+
+
+def restored_note(account: SliceAccount, traffic_class: TrafficClass, rate_bps: int, why: str, now_s: int) -> EventNote:
+    """A cap has been lifted. ``account`` is as it was before, so that the note names the period that was capped."""
+    limits = account.limits.of(traffic_class)
+    used_bytes = account.of(traffic_class).used_bytes
+    message = (
+        f"Restored {traffic_class} traffic of slice {account.key} to {rate_text(rate_bps)}bit/s: {why}; "
+        f"it had used {_used(used_bytes, limits.budget_bytes)} since {time_text(account.period_start_s)}"
+    )
+    return _slice_note(account, traffic_class, Reason.RESTORED, message, now_s, warning=False)
+
+
+def refused_note(spec: SliceSpec, most: int, now_s: int) -> EventNote:
+    """There is no class id left on the node."""
+    message = (
+        f"Slice {spec.key} has no class of its own: this node already has {most} slices, the most it can hold; "
+        "its traffic counts as default"
+    )
+    return EventNote(
+        f"{Reason.REFUSED}/{spec.key}/{spec.uid}", spec.key, spec.uid, Reason.REFUSED, True, message, now_s
+    )
+
+
+def invalid_note(spec: SliceSpec, now_s: int) -> EventNote:
+    """A spec that got past the API server is wrong; what held before holds on."""
+    message = f"Slice {spec.key} keeps its last good limits (or the defaults): {'; '.join(spec.errors)}"
+    identity = f"{Reason.INVALID}/{spec.key}/{spec.uid}/{spec.generation}"
+    return EventNote(identity, spec.key, spec.uid, Reason.INVALID, True, message, now_s)
+
+
+def node_note(reason: Reason, message: str, now_s: int) -> EventNote:
+    """Something about the node itself."""
+    return EventNote(f"{reason}/{now_s}", None, "", reason, True, message, now_s)
+
+
+def _used(used_bytes: int, budget_bytes: int) -> str:
+    return f"{bytes_text(used_bytes)} of {bytes_text(budget_bytes)} ({used_bytes * 100 // budget_bytes} %)"
+
+
+def _slice_note(
+    account: SliceAccount, traffic_class: TrafficClass, reason: Reason, message: str, now_s: int, *, warning: bool
+) -> EventNote:
+    identity = f"{reason}/{account.key}/{traffic_class}/{account.period_start_s}"
+    return EventNote(identity, account.key, account.uid, reason, warning, message, now_s)

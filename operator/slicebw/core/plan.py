@@ -1,0 +1,121 @@
+"""From what is wanted and what is observed to the changes that make them equal. A second plan is empty."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from slicebw.core.changes import (
+    ChangeClass,
+    Classification,
+    CreateClass,
+    CreateRoot,
+    DeleteClass,
+    ForgiveDebt,
+    RemoveRoot,
+    RemoveTable,
+    ReplaceTable,
+    SetLeaf,
+    TableChange,
+    TreeChange,
+    UpdateTable,
+)
+from slicebw.core.tree import ClassSpec, ObservedClass, ObservedTree, RootQdisc
+
+DEBT_RATE_BPS: Final = 1_000_000
+"""Below this rate a class can be in token debt for longer than half a second (one 64 KiB GSO packet)."""
+
+
+def plan_tree(
+    wanted: Mapping[int, ClassSpec] | None, observed: ObservedTree, quiet: Collection[int]
+) -> tuple[TreeChange, ...]:
+    """Changes that bring the device's tree to ``wanted``, parents before children; None: no tree at all.
+
+    Args:
+        wanted: every class by minor.
+        observed: one complete dump.
+        quiet: minors of unwanted classes that nothing is sent to any more; others are left to drain.
+    """
+    if observed.root is RootQdisc.FOREIGN:
+        return ()
+    if wanted is None:
+        return (RemoveRoot(),) if observed.root is RootQdisc.OURS else ()
+    if observed.root is RootQdisc.DEFAULT:
+        return (CreateRoot(), *(CreateClass(spec) for _, spec in sorted(wanted.items())))
+    changes: list[TreeChange] = []
+    for minor, spec in sorted(wanted.items()):
+        changes.extend(_plan_class(spec, observed.classes.get(minor)))
+    changes.extend(DeleteClass(minor) for minor in _removable(wanted, observed.classes, quiet))
+    return tuple(changes)
+
+
+def _plan_class(spec: ClassSpec, seen: ObservedClass | None) -> Iterable[TreeChange]:
+    if seen is None:
+        yield CreateClass(spec)
+    elif seen.parent != spec.parent:
+        # HTB cannot move a class; it is made again in the right place on the next pass.
+        yield DeleteClass(spec.minor)
+    elif not matches(spec, seen):
+        yield ForgiveDebt(spec) if _may_be_in_debt(spec, seen) else ChangeClass(spec)
+        if seen.leaf_major != spec.leaf_major:
+            yield SetLeaf(spec.minor, spec.leaf_major)
+    elif seen.leaf_major != spec.leaf_major:
+        yield SetLeaf(spec.minor, spec.leaf_major)
+
+
+def matches(spec: ClassSpec, seen: ObservedClass) -> bool:
+    """Whether a class has the rates and the quantum wanted. HTB ignores the quantum of inner classes."""
+    same_rates = (seen.rate_bps, seen.ceil_bps) == (spec.rate_bps, spec.ceil_bps)
+    return same_rates and (spec.quantum_bytes in (0, seen.quantum_bytes))
+
+
+def _may_be_in_debt(spec: ClassSpec, seen: ObservedClass) -> bool:
+    """Whether a leaf's rate or ceiling at least doubles from one so low that it may owe the kernel many seconds."""
+    if not spec.leaf_major:
+        return False
+    raised = ((seen.ceil_bps, spec.ceil_bps), (seen.rate_bps, spec.rate_bps))
+    return any(old_bps < DEBT_RATE_BPS and new_bps >= 2 * old_bps for old_bps, new_bps in raised)
+
+
+def _removable(
+    wanted: Mapping[int, ClassSpec], classes: Mapping[int, ObservedClass], quiet: Collection[int]
+) -> list[int]:
+    """Unwanted, quiet classes without children; a parent follows on the pass after its last child has gone."""
+    parents = {seen.parent for seen in classes.values()}
+    return sorted(minor for minor in classes if minor not in wanted and minor in quiet and minor not in parents)
+
+
+def unmet(changes: Iterable[TreeChange], observed: ObservedTree) -> tuple[TreeChange, ...]:
+    """Those of the changes that a dump made after them does not show."""
+    return tuple(change for change in changes if not _is_met(change, observed))
+
+
+def _is_met(change: TreeChange, observed: ObservedTree) -> bool:
+    match change:
+        case CreateRoot():
+            return observed.root is RootQdisc.OURS
+        case RemoveRoot():
+            return observed.root is not RootQdisc.OURS
+        case DeleteClass(minor=minor):
+            return minor not in observed.classes
+        case SetLeaf(minor=minor, leaf_major=leaf_major):
+            seen = observed.classes.get(minor)
+            return seen is not None and seen.leaf_major == leaf_major
+        case CreateClass(spec=spec) | ChangeClass(spec=spec) | ForgiveDebt(spec=spec):
+            seen = observed.classes.get(spec.minor)
+            return seen is not None and matches(spec, seen) and seen.leaf_major == spec.leaf_major
+
+
+def plan_table(wanted: Classification | None, observed: Classification) -> TableChange | None:
+    """The one transaction that brings the nftables table to ``wanted``; None wanted: no table at all."""
+    if wanted is None:
+        return RemoveTable() if observed.present else None
+    if not observed.intact:
+        return ReplaceTable(wanted)
+    remove = sorted(address for address, class_id in observed.slices.items() if wanted.slices.get(address) != class_id)
+    add = sorted(
+        (address, class_id) for address, class_id in wanted.slices.items() if observed.slices.get(address) != class_id
+    )
+    exempt_remove = sorted(observed.exempt_destinations - wanted.exempt_destinations)
+    exempt_add = sorted(wanted.exempt_destinations - observed.exempt_destinations)
+    if not (remove or add or exempt_remove or exempt_add):
+        return None
+    return UpdateTable(tuple(remove), tuple(add), tuple(exempt_remove), tuple(exempt_add))

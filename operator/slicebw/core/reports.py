@@ -1,0 +1,96 @@
+"""What a node tells the world: usages, events, its own state. Plain values; reporters give them their outer form."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from slicebw.core.model import Mode, SliceKey, TrafficClass
+
+
+@dataclass(frozen=True, slots=True)
+class ClassUsage:
+    """One class of one slice on one node: ``rate_bps`` is the ceiling in force, ``percent`` is of the budget."""
+
+    used_bytes: int
+    budget_bytes: int
+    percent: int
+    rate_bps: int
+    capped: bool
+    capped_since_s: int | None
+    counter_bytes: int
+    """The kernel's counter that ``used_bytes`` includes, so that a lost ledger can be rebuilt exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodProblem:
+    """A pod that a SliceBandwidth selects and does not get, and why."""
+
+    pod: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """The BandwidthUsage of one slice on this node. ``class_id`` 0: the slice has no class here (any more)."""
+
+    key: SliceKey
+    class_id: int
+    generation: int
+    """Of the SliceBandwidth whose limits are in force here; 0 once it is deleted."""
+    period_start_s: int
+    period_end_s: int
+    standard: ClassUsage
+    exempt: ClassUsage
+    problems: tuple[PodProblem, ...] = ()
+    errors: tuple[str, ...] = ()
+    """What is wrong with the spec; the last good limits are in force."""
+
+    def of(self, traffic_class: TrafficClass) -> ClassUsage:
+        """The usage of one of the two classes."""
+        return self.standard if traffic_class is TrafficClass.STANDARD else self.exempt
+
+
+class Reason(StrEnum):
+    """Reasons of the Events that slicebw emits."""
+
+    CAPPED = "BandwidthCapped"
+    RESTORED = "BandwidthRestored"
+    REFUSED = "BandwidthRefused"
+    INVALID = "InvalidSpec"
+    TREE_REBUILT = "TreeRebuilt"
+    LEDGER_REBUILT = "LedgerRebuilt"
+    UPLINK_CHANGED = "UplinkChanged"
+    MODE_CHANGED = "ModeChanged"
+
+
+@dataclass(frozen=True, slots=True)
+class EventNote:
+    """An Event to emit exactly once. ``id`` is the same however often it is sent; ``key`` None: about the node."""
+
+    id: str
+    key: SliceKey | None
+    uid: str
+    reason: Reason
+    warning: bool
+    message: str
+    at_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """The status of this node's NodeBandwidth."""
+
+    device: str
+    mode: Mode
+    cap_bps: int
+    line_rate_bps: int
+    slices: int
+    capped_slices: int
+    root_bytes: int
+    default_bytes: int
+    foreign_qdisc: str | None
+    """The kind of the classful qdisc that is in our way, or None."""
+    overcommitted: str | None
+    """What the guarantees add up to where that is more than the node can give, or None."""
+    ready: bool
+    message: str
+    generation: int = 0

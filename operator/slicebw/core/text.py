@@ -1,0 +1,36 @@
+"""Figures as people read them: in events, logs and columns. Exact numbers stay in the fields beside them."""
+
+from datetime import datetime, timezone
+from typing import Final
+
+_WHOLE_FROM: Final = 100
+"""From here on a figure needs no tenths."""
+
+
+def _scaled(value: int, base: int, units: str, suffix: str = "") -> str:
+    """Three significant digits at most, rounded down: a figure shown never exceeds the real one."""
+    power = 0
+    while power < len(units) and value >= base ** (power + 1):
+        power += 1
+    if power == 0:
+        return str(value)
+    unit = base**power
+    whole = value // unit
+    tenths = value * 10 // unit % 10
+    digits = f"{whole}.{tenths}" if tenths and whole < _WHOLE_FROM else f"{whole}"
+    return f"{digits}{units[power - 1]}{suffix}"
+
+
+def rate_text(rate_bps: int) -> str:
+    """``512k``, ``10M``, ``1.5G``: bit/s, decimal, as written in a spec."""
+    return _scaled(rate_bps, 1000, "kMGT")
+
+
+def bytes_text(count: int) -> str:
+    """``9.1Gi``: bytes, binary, as written in a spec."""
+    return _scaled(count, 1024, "KMGTP", "i")
+
+
+def time_text(wall_s: int) -> str:
+    """RFC 3339 in UTC, as Kubernetes writes times: ``2026-11-22T10:00:00Z``."""
+    return datetime.fromtimestamp(wall_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
