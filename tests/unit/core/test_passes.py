@@ -1,0 +1,351 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slicebw.core.cap import Rates, cap_bps
+from slicebw.core.clock import NS
+from slicebw.core.ledger import Instant, Ledger
+from slicebw.core.model import Mode, NodeSpec, SliceKey, TrafficClass
+from slicebw.core.passes import OUTBOX_LIMIT
+from slicebw.core.reports import Reason
+from slicebw.core.tree import MAX_SLICES, RootQdisc
+from tests.unit.core.builders import START_S, M, Node, at, pod, spec
+
+KEY = SliceKey("ns", "slice")
+POD = pod("ns/pod", "10.0.0.1")
+STANDARD, EXEMPT = 0x1001, 0x2001
+
+
+def one_slice(**standard: int | None) -> Node:
+    """A node with one slice on it, its tree built: 80 MB of 100 MB are the threshold, the period is an hour."""
+    node = Node(spec(**standard), pods=(POD,))
+    node.run(at(0))
+    return node
+
+
+def reasons(node: Node) -> list[Reason]:
+    return [note.reason for note in node.ledger.outbox]
+
+
+def test_a_slice_appears_with_both_classes_and_its_address_and_a_period() -> None:
+    node = one_slice()
+    assert node.classes[STANDARD].ceil_bps == 10 * M
+    assert {STANDARD, EXEMPT} <= set(node.classes)
+    assert node.table.slices == {"10.0.0.1": 1}
+    assert node.ledger.slices[KEY].period_start_s == START_S
+
+
+def test_planning_twice_changes_nothing_the_second_time() -> None:
+    node = one_slice()
+    again = node.run(at(0))
+    assert again.tree_changes == ()
+    assert again.table_change is None
+
+
+def test_over_the_threshold_the_class_gets_exactly_what_the_formula_says() -> None:
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    node.run(at(1000))
+    expected = cap_bps(Rates(8, 10 * M), 100 * M, 90 * M, 2600 * NS)
+    assert node.classes[STANDARD].ceil_bps == expected == 30_768
+    assert node.classes[EXEMPT].ceil_bps == 10 * M
+
+
+def test_one_event_tells_of_the_cap_and_one_of_its_end_however_many_passes() -> None:
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    for second in range(1000, 1005):
+        node.run(at(second))
+    (note,) = node.ledger.outbox
+    assert note.reason is Reason.CAPPED
+    assert note.message == (
+        "Slowed standard traffic of slice ns/slice to 30.7kbit/s until 2023-11-14T23:13:20Z: "
+        "it has used 85.8Mi of 95.3Mi (90 %) since 2023-11-14T22:13:20Z"
+    )
+    node.run(at(3600))
+    node.run(at(3601))
+    assert reasons(node) == [Reason.CAPPED, Reason.RESTORED]
+
+
+def test_at_the_end_of_its_period_a_slice_starts_again_at_once() -> None:
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    assert node.run(at(3599.5)).next_pass_ns == NS // 2
+    result = node.run(at(3600))
+    assert node.classes[STANDARD].ceil_bps == 10 * M
+    (usage,) = result.usages
+    assert (usage.standard.used_bytes, usage.period_start_s) == (0, START_S + 3600)
+
+
+def test_raised_limits_lift_the_cap_at_once_and_a_second_cap_in_the_period_is_not_announced_again() -> None:
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    node.run(at(10))
+    low = node.snapshot
+    node.snapshot = replace(low, slices=(spec(budget_bytes=1000 * M),))
+    node.run(at(11))
+    assert node.classes[STANDARD].ceil_bps == 10 * M
+    node.snapshot = low
+    node.run(at(12))
+    assert node.classes[STANDARD].ceil_bps < 10 * M
+    assert reasons(node) == [Reason.CAPPED, Reason.RESTORED]
+
+
+def test_both_classes_capped_in_one_pass_are_two_events() -> None:
+    """Bwmon mailed nobody then."""
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    node.send(EXEMPT, 95 * M)
+    node.run(at(10))
+    assert reasons(node) == [Reason.CAPPED, Reason.CAPPED]
+    assert len({note.id for note in node.ledger.outbox}) == 2
+
+
+def test_a_slice_that_left_and_came_back_goes_on_where_it_was() -> None:
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    node.run(at(10))
+    here = node.snapshot
+    node.snapshot = replace(here, slices=(), pods=())
+    for second in (11, 12):
+        node.run(at(second))
+    assert STANDARD not in node.classes
+    assert not node.table.slices
+    node.snapshot = replace(here, slices=(replace(here.slices[0], uid="another object of the same name"),))
+    node.run(at(13))
+    account = node.ledger.slices[KEY]
+    assert (account.standard.used_bytes, account.class_id, account.period_start_s) == (90 * M, 1, START_S)
+    assert node.classes[STANDARD].ceil_bps < 10 * M
+    assert reasons(node) == [Reason.CAPPED]
+
+
+def test_a_slice_that_is_gone_is_forgotten_after_its_period() -> None:
+    node = one_slice()
+    node.snapshot = replace(node.snapshot, slices=(), pods=())
+    for second in (1, 2, 3600):
+        result = node.run(at(second))
+    assert node.ledger.slices == {}
+    assert result.usages == ()
+
+
+def test_a_class_that_still_sends_is_not_deleted_before_its_last_byte_is_counted() -> None:
+    node = one_slice()
+    node.snapshot = replace(node.snapshot, pods=())
+    node.run(at(1))  # the address leaves the table; the class is still targeted in this pass's view
+    node.classes[STANDARD] = replace(node.classes[STANDARD], backlog_bytes=3000, sent_bytes=500)
+    node.run(at(2))
+    assert STANDARD in node.classes
+    node.classes[STANDARD] = replace(node.classes[STANDARD], backlog_bytes=0, sent_bytes=3500)
+    node.run(at(3))
+    assert STANDARD not in node.classes
+    assert node.ledger.slices[KEY].standard.used_bytes == 3500
+
+
+def test_a_tree_taken_away_is_made_again_and_usage_continues() -> None:
+    node = one_slice()
+    node.send(STANDARD, 40 * M)
+    node.run(at(5))
+    node.lose_tree()
+    node.run(at(6))
+    node.send(STANDARD, 50 * M)
+    node.run(at(7))
+    assert node.ledger.slices[KEY].standard.used_bytes == 90 * M
+    assert reasons(node) == [Reason.TREE_REBUILT, Reason.CAPPED]
+
+
+def test_a_reboot_forgives_nothing() -> None:
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    node.run(at(5))
+    node.lose_tree()
+    node.table = replace(node.table, slices={}, intact=False, present=False)
+    node.run(at(60, "the next boot"))
+    assert node.ledger.slices[KEY].standard.used_bytes == 90 * M
+    assert node.classes[STANDARD].ceil_bps < 10 * M
+    assert reasons(node) == [Reason.CAPPED]
+
+
+def test_before_the_first_complete_list_nothing_is_deleted() -> None:
+    node = one_slice()
+    kept = dict(node.classes)
+    node.snapshot = replace(node.snapshot, slices=(), pods=(), synced=False)
+    for second in (1, 2, 3):
+        node.run(at(second))
+    assert node.classes == kept
+    assert node.table.slices == {"10.0.0.1": 1}
+    assert node.ledger.slices[KEY].live
+
+
+def test_an_invalid_spec_keeps_the_last_good_limits_and_says_so_once() -> None:
+    node = one_slice(max_rate_bps=20 * M)
+    bad = replace(spec(), limits=None, generation=2, errors=("spec.standard.maxRate: wrong",))
+    node.snapshot = replace(node.snapshot, slices=(bad,))
+    for second in (1, 2):
+        result = node.run(at(second))
+    assert node.classes[STANDARD].ceil_bps == 20 * M
+    assert reasons(node) == [Reason.INVALID]
+    assert (result.usages[0].generation, result.usages[0].errors) == (1, bad.errors)
+
+
+def test_a_slice_that_was_never_valid_gets_the_defaults() -> None:
+    node = Node(replace(spec(), limits=None, errors=("x",)), pods=(POD,))
+    node.run(at(0))
+    assert node.classes[STANDARD].ceil_bps == 1000 * M
+
+
+def test_one_more_slice_than_there_are_ids_is_refused_and_told_once() -> None:
+    names = [f"ns{n:04}/s" for n in range(MAX_SLICES + 1)]
+    specs = [spec(name, created_s=n) for n, name in enumerate(names)]
+    pods = tuple(pod(f"ns{n:04}/p", f"10.{n // 65536}.{n // 256 % 256}.{n % 256}") for n in range(len(names)))
+    node = Node(*reversed(specs), pods=pods)
+    for second in (0, 1):
+        node.run(at(second))
+    assert len(node.ledger.slices) == MAX_SLICES
+    (note,) = node.ledger.outbox
+    assert (note.reason, note.key) == (Reason.REFUSED, specs[-1].key)
+    assert len({account.class_id for account in node.ledger.slices.values()}) == MAX_SLICES
+
+
+def test_freed_ids_are_reused_last() -> None:
+    first, second = spec("ns/first"), spec("other/second")
+    node = Node(first, pods=(POD,))
+    for second_s in (0, 1):
+        node.run(at(second_s))
+    node.snapshot = replace(node.snapshot, slices=(second,), pods=(pod("other/p", "10.0.0.2"),))
+    node.ledger = replace(node.ledger, slices={})
+    node.run(at(2))
+    assert node.ledger.slices[second.key].class_id == 2
+
+
+def test_after_a_lost_ledger_the_class_that_serves_the_address_is_taken_over() -> None:
+    node = one_slice()
+    node.send(STANDARD, 5 * M)
+    node.ledger = Ledger()
+    result = node.run(at(1))
+    account = node.ledger.slices[KEY]
+    assert (account.class_id, account.standard.counter_bytes, account.standard.used_bytes) == (1, 5 * M, 0)
+    assert result.tree_changes == ()
+
+
+def test_monitor_mode_limits_nothing_and_says_what_it_would_have_done() -> None:
+    node = Node(spec(), pods=(POD,), node=NodeSpec(line_rate_bps=1000 * M, cap_bps=100 * M, mode=Mode.MONITOR))
+    node.run(at(0))
+    node.send(STANDARD, 90 * M)
+    result = node.run(at(1))
+    assert {seen.ceil_bps for seen in node.classes.values()} == {1000 * M}
+    assert result.usages[0].standard.capped
+    assert node.ledger.outbox[0].message.startswith("Would have slowed (mode Monitor) standard traffic")
+
+
+def test_disabled_mode_takes_tree_and_table_away_and_enforce_brings_them_back() -> None:
+    node = one_slice()
+    before = dict(node.classes)
+    on = node.snapshot
+    node.snapshot = replace(on, node=replace(on.node, mode=Mode.DISABLED))
+    node.run(at(1))
+    assert (node.root, node.classes, node.table.present) == (RootQdisc.DEFAULT, {}, False)
+    assert node.run(at(2)).tree_changes == ()
+    node.snapshot = on
+    node.run(at(3))
+    assert node.classes == before
+
+
+def test_a_foreign_tree_is_reported_and_left_alone() -> None:
+    node = Node(spec(), pods=(POD,))
+    node.root = RootQdisc.FOREIGN
+    result = node.run(at(0))
+    assert result.tree_changes == ()
+    assert result.node.foreign_qdisc == "htb"
+    assert not result.node.ready
+
+
+def test_guarantees_above_the_nodes_share_are_cut_and_their_sum_reported() -> None:
+    specs = [spec(f"ns{n}/s", min_rate_bps=90 * M, max_rate_bps=None) for n in range(5)]
+    pods = tuple(pod(f"ns{n}/p", f"10.0.0.{n}") for n in range(5))
+    node = Node(*specs, pods=pods, node=NodeSpec(line_rate_bps=100 * M))
+    result = node.run(at(0))
+    assert node.classes[STANDARD].rate_bps == 25 * M
+    assert result.node.overcommitted is not None
+    assert "125" in result.node.overcommitted
+
+
+def test_another_uplink_starts_from_what_its_classes_show() -> None:
+    node = one_slice()
+    node.send(STANDARD, 5 * M)
+    node.run(at(1))
+    node.ledger = replace(node.ledger, device="eth9")
+    node.send(STANDARD, 7 * M)
+    node.run(at(2))
+    assert node.ledger.slices[KEY].standard.used_bytes == 5 * M
+
+
+@pytest.mark.parametrize("step", [-100_000, -3600, -3, 3, 3600, 100_000])
+def test_a_stepped_wall_clock_neither_shortens_nor_lengthens_a_period(step: int) -> None:
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    node.run(at(1000))
+    ceil = node.classes[STANDARD].ceil_bps
+    jumped = Instant(at(1001).wall_ns + step * NS, at(1001).boot_ns, "boot")
+    node.run(jumped)
+    account = node.ledger.slices[KEY]
+    assert account.period_end_s * NS - jumped.wall_ns == 2599 * NS
+    assert node.classes[STANDARD].ceil_bps == pytest.approx(ceil, rel=0.001)
+    assert account.standard.capped_since_s == START_S + 1000 + step
+
+
+def test_the_outbox_is_bounded() -> None:
+    node = one_slice()
+    node.ledger = replace(node.ledger, outbox=node.ledger.outbox * 0)
+    for second in range(1, OUTBOX_LIMIT + 10):
+        node.lose_tree()
+        node.run(at(second))
+    assert len(node.ledger.outbox) == OUTBOX_LIMIT
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("standard"), st.integers(0, 60 * M)),
+        st.tuples(st.just("exempt"), st.integers(0, 60 * M)),
+        st.tuples(st.just("wait"), st.integers(1, 1500)),
+        st.tuples(st.just("lose tree"), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_whatever_happens_totals_are_what_was_sent_and_the_cap_is_the_formulas(steps: list[tuple[str, int]]) -> None:
+    node = one_slice()
+    sent = {TrafficClass.STANDARD: 0, TrafficClass.EXEMPT: 0}
+    now = 0
+    for step, size in steps:
+        if step == "wait":
+            now += size
+        elif step == "lose tree":
+            node.lose_tree()
+        elif step in {"standard", "exempt"}:
+            traffic_class = TrafficClass(step)
+            node.send(STANDARD if traffic_class is TrafficClass.STANDARD else EXEMPT, size)
+            sent[traffic_class] += size
+        result = node.run(at(now))
+        account = node.ledger.slices[KEY]
+        for traffic_class, minor in ((TrafficClass.STANDARD, STANDARD), (TrafficClass.EXEMPT, EXEMPT)):
+            kept = account.of(traffic_class)
+            assert kept.total_bytes == sent[traffic_class]
+            left_ns = account.period_end_s * NS - at(now).wall_ns
+            over = kept.used_bytes >= 80 * M
+            formula = cap_bps(Rates(8, 10 * M), 100 * M, kept.used_bytes, left_ns) if over else 10 * M
+            assert node.classes[minor].ceil_bps == formula
+            assert (kept.capped_since_s is not None) == over
+        assert node.run(at(now)).tree_changes == ()
+        assert 0 < result.next_pass_ns <= 10 * NS
+
+
+def test_an_orphan_class_is_removed() -> None:
+    node = one_slice()
+    node.classes[0x1777] = replace(node.classes[STANDARD], minor=0x1777)
+    node.run(at(1))
+    assert 0x1777 not in node.classes
