@@ -99,9 +99,9 @@ class Cycle:
         self._report(result)
         return result.next_pass_ns if complete else min(result.next_pass_ns, RETRY_NS)
 
-    def now(self) -> Instant:
-        """The cycle's clock."""
-        return self._clock()
+    def close(self) -> None:
+        """Free what the kernel ports hold. The kernel stays as it is."""
+        self._shaper.close()
 
     def distrust_table(self) -> None:
         """Read the nftables table again on the next pass."""

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -12,6 +13,9 @@ from slicebw.core.errors import KernelError
 log = logging.getLogger(__name__)
 
 LONGEST_RETRY_S: Final = 10
+
+STUCK_S: Final = 60
+"""Passes are due at least every 10 s; a minute without one is not normal."""
 
 
 class Loop(threading.Thread):
@@ -30,9 +34,9 @@ class Loop(threading.Thread):
         self._stopping = threading.Event()
         self._said: str | None = None
         self.cycle: Cycle | None = None
-        self.finished_passes = 0
-        self.last_pass_ns = 0
         self.failure: BaseException | None = None
+        self._tried_at = time.monotonic()
+        self._worked_at: float | None = None
 
     def wake(self) -> None:
         """Ask for a pass now. Callable from any thread; many calls before the pass make one pass."""
@@ -42,6 +46,21 @@ class Loop(threading.Thread):
         """End after the pass that runs. The kernel stays as it is."""
         self._stopping.set()
         self._wake.set()
+
+    def liveness(self) -> str | None:
+        """What a restart could mend, or None: the thread died, or hangs in a pass."""
+        if not self.is_alive():
+            return "the cycle has ended"
+        silence_s = time.monotonic() - self._tried_at
+        return f"no pass was begun for {silence_s:.0f} s" if silence_s > STUCK_S else None
+
+    def readiness(self) -> str | None:
+        """Why limits are not known to be in force, or None."""
+        if self.cycle is None or self._worked_at is None:
+            return "no pass has succeeded yet"
+        if time.monotonic() - self._worked_at > STUCK_S:
+            return f"no pass has succeeded lately: {self._said or 'see the log'}"
+        return None if self.cycle.synced else "not all SliceBandwidths, NodeBandwidths and pods have been listed yet"
 
     def run(self) -> None:
         """The thread's body: enter the namespace, build the cycle, then pass after pass."""
@@ -60,9 +79,11 @@ class Loop(threading.Thread):
             if pause_s is None:
                 pause_s = min(LONGEST_RETRY_S, 2 ** min(failures - 1, 4))
             self._wake.wait(pause_s)
+        self.cycle.close()
 
     def _pass(self, cycle: Cycle) -> float | None:
         """One pass; the pause after it in seconds, or None where it failed."""
+        self._tried_at = time.monotonic()
         try:
             pause_ns = cycle.run_once()
         except KernelError as error:
@@ -78,6 +99,5 @@ class Loop(threading.Thread):
         if self._said is not None:
             log.info("passes work again")
             self._said = None
-        self.finished_passes += 1
-        self.last_pass_ns = cycle.now().boot_ns
+        self._worked_at = time.monotonic()
         return pause_ns / NS

@@ -1,0 +1,48 @@
+# Five verbs a newcomer needs, and their parts. Each is one script or one tool; .ci/run calls the same ones.
+SHELL := /bin/bash
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := SLICEBW_REQUIRE_KERNEL=$${CI:+1} $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart demo test test-unit test-kernel test-api lint format lock clean
+
+help: ## what there is to make
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml requirements.lock hack/venv
+	@hack/venv
+
+quickstart: $(READY) ## 30 seconds, no Kubernetes: a slice is slowed and let go again, with real traffic
+	@hack/quickstart
+
+demo: $(READY) ## the whole story on a real control plane: apply limits, send traffic, watch kubectl get
+	@hack/demo
+
+test: test-unit test-kernel test-api ## all tests
+
+test-unit: $(READY) ## the pure core and the parts that need nothing
+	@$(PYTEST) tests/unit
+
+test-kernel: $(READY) ## real HTB, nftables and packets in network namespaces (root)
+	@hack/packages test
+	@$(PYTEST) tests/kernel
+
+test-api: $(READY) ## a real API server, and the agent and controller as processes (root)
+	@hack/packages test
+	@hack/kubernetes build
+	@$(PYTEST) tests/api
+
+lint: $(READY) ## ruff, mypy --strict, import-linter, shellcheck
+	@hack/lint
+
+format: $(READY) ## let ruff write the files as lint wants them
+	@$(BIN)/ruff check --fix-only --quiet operator tests hack
+	@$(BIN)/ruff format operator tests hack
+
+lock: ## choose the newest versions that pyproject.toml allows, and write requirements.lock
+	@hack/lock
+
+clean: ## remove what was made in this folder (the cache outside it stays)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis operator/*.egg-info

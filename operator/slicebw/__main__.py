@@ -1,0 +1,5 @@
+"""``python -m slicebw``."""
+
+from slicebw.cli import main
+
+main()

@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+from slicebw.agent.gate import NS, Gate
+from slicebw.core.model import Mode, SliceKey
+from slicebw.core.reports import ClassUsage, NodeReport, PodProblem, UsageReport
+
+KEY = SliceKey("ns", "slice")
+CLASS = ClassUsage(
+    used_bytes=0, budget_bytes=1000, percent=0, rate_bps=8000, capped=False, capped_since_s=None, counter_bytes=0
+)
+REPORT = UsageReport(KEY, 1, 1, 0, 3600, CLASS, CLASS)
+NODE = NodeReport("eth0", Mode.ENFORCE, 10, 10, 1, 0, 0, 0, None, None, ready=True, message="")
+
+
+def used(count: int, report: UsageReport = REPORT) -> UsageReport:
+    return replace(report, standard=replace(report.standard, used_bytes=count))
+
+
+def is_due(gate: Gate, report: UsageReport, seconds: int) -> bool:
+    return bool(gate.due([report], seconds * NS)[0])
+
+
+def test_the_first_report_goes_at_once_and_its_repetition_after_ten_minutes() -> None:
+    gate = Gate(60 * NS)
+    assert is_due(gate, REPORT, 0)
+    assert not is_due(gate, REPORT, 599)
+    assert is_due(gate, REPORT, 600)
+
+
+def test_usage_waits_for_one_percent_of_the_budget_and_the_interval() -> None:
+    gate = Gate(60 * NS)
+    is_due(gate, REPORT, 0)
+    assert not is_due(gate, used(500), 59)
+    assert not is_due(gate, used(9), 60)
+    assert is_due(gate, used(10), 60)
+
+
+def test_whatever_somebody_waits_for_goes_at_once() -> None:
+    occasions = [
+        replace(REPORT, standard=replace(CLASS, capped=True)),
+        replace(REPORT, exempt=replace(CLASS, capped=True)),
+        replace(REPORT, period_start_s=1),
+        replace(REPORT, generation=2),
+        replace(REPORT, class_id=0),
+        replace(REPORT, standard=replace(CLASS, rate_bps=16000)),
+        replace(REPORT, problems=(PodProblem("ns/p", "x"),)),
+        replace(REPORT, errors=("x",)),
+    ]
+    for occasion in occasions:
+        gate = Gate(60 * NS)
+        is_due(gate, REPORT, 0)
+        assert is_due(gate, occasion, 1)
+        assert not is_due(gate, occasion, 2)
+
+
+def test_the_rate_of_a_capped_class_moves_with_every_pass_and_waits() -> None:
+    capped = replace(REPORT, standard=replace(CLASS, capped=True))
+    gate = Gate(60 * NS)
+    is_due(gate, capped, 0)
+    assert not is_due(gate, replace(capped, standard=replace(capped.standard, rate_bps=7992)), 1)
+
+
+def test_a_slice_that_is_forgotten_is_over_once() -> None:
+    gate = Gate(60 * NS)
+    is_due(gate, REPORT, 0)
+    assert gate.due([], NS) == ([], [KEY])
+    assert gate.due([], 2 * NS) == ([], [])
+
+
+def test_the_nodes_bytes_wait_for_the_interval_and_its_state_does_not() -> None:
+    gate = Gate(60 * NS)
+    assert gate.node_due(NODE, 0)
+    moved = replace(NODE, root_bytes=5)
+    assert not gate.node_due(moved, 59 * NS)
+    assert gate.node_due(moved, 60 * NS)
+    assert not gate.node_due(moved, 600 * NS)
+    assert gate.node_due(moved, 660 * NS)
+    assert gate.node_due(replace(moved, capped_slices=1), 661 * NS)
