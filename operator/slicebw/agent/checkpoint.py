@@ -41,6 +41,7 @@ class _LedgerForm:
     read_at: Instant | None
     device: str
     had_tree: bool
+    rebuilding: bool
     outbox: list[EventNote]
     refused: list[SliceKey]
 
@@ -160,6 +161,7 @@ def _to_form(ledger: Ledger) -> _LedgerForm:
         read_at=ledger.read_at,
         device=ledger.device,
         had_tree=ledger.had_tree,
+        rebuilding=ledger.rebuilding,
         outbox=list(ledger.outbox),
         refused=sorted(ledger.refused),
     )
@@ -173,6 +175,7 @@ def _from_form(form: _LedgerForm) -> Ledger:
         read_at=form.read_at,
         device=form.device,
         had_tree=form.had_tree,
+        rebuilding=form.rebuilding,
         outbox=tuple(form.outbox),
         refused=frozenset(form.refused),
     )

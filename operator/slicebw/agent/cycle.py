@@ -17,6 +17,7 @@ from slicebw.core.model import Snapshot
 from slicebw.core.notes import node_note
 from slicebw.core.passes import PassInput, PassResult, run_pass
 from slicebw.core.plan import unmet
+from slicebw.core.rebuild import take_up
 from slicebw.core.reports import EventNote, Reason
 from slicebw.core.tree import ObservedTree, RootQdisc
 
@@ -67,6 +68,7 @@ class Cycle:
         self._uplink = uplink
         self._ledger = Ledger()
         self._saved: Ledger | None = None
+        self._recalled = False
         self._last_wishes: Snapshot | None = None
         self._saved_wishes: Snapshot | None = None
         self._table: Classification | None = None
@@ -75,8 +77,7 @@ class Cycle:
     def start(self) -> None:
         """Take up the ledger and the last wishes from the store. Never fails: what is lost is said and made anew."""
         ledger, problem = self._store.load_ledger()
-        if ledger is not None:
-            self._ledger = ledger
+        self._ledger = ledger or Ledger(rebuilding=True)
         if problem is not None:
             log.error("ledger not used: %s", problem)
             self._owe(Reason.LEDGER_REBUILT, f"The ledger could not be used and is rebuilt: {problem}")
@@ -97,6 +98,8 @@ class Cycle:
         saved = self._save(result.ledger)
         complete = self._apply(tree, result, saved=saved)
         self._report(result)
+        if snapshot.synced:
+            self._take_up_reported()
         return result.next_pass_ns if complete else min(result.next_pass_ns, RETRY_NS)
 
     def close(self) -> None:
@@ -203,6 +206,20 @@ class Cycle:
         due, over = self._gate.due(result.usages, now_ns)
         node = result.node if self._gate.node_due(result.node, now_ns) else None
         self._reporter.report(due, over, result.ledger.outbox, node)
+
+    def _take_up_reported(self) -> None:
+        """Once, as soon as it is known: go on from what an earlier agent reported, if its ledger is lost.
+
+        Reports of slices that the ledger does not know are of periods that are over: they are removed.
+        """
+        if self._recalled or (reported := self._reporter.reported()) is None:
+            return
+        self._recalled = True
+        if self._ledger.rebuilding:
+            self._ledger = take_up(self._ledger, reported, self._clock())
+            log.info("ledger rebuilt slices=%d reported=%d", len(self._ledger.slices), len(reported))
+        stale = [report.key for report in reported if report.key not in self._ledger.slices]
+        self._reporter.report((), stale, (), None)
 
     def _forget_delivered(self) -> None:
         delivered = self._reporter.delivered()

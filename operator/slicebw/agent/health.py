@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
 
 from slicebw.core.errors import UsageError
 
@@ -46,9 +45,9 @@ class HealthServer:
 
 def _handler(probes: dict[str, Probe]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout: Final = 10
+        timeout = 10  # seconds; a client that says nothing is hung up on
 
-        def do_GET(self) -> None:  # noqa: N802 - the name http.server asks for
+        def do_GET(self) -> None:
             probe = probes.get(self.path.partition("?")[0])
             if probe is None:
                 self._answer(HTTPStatus.NOT_FOUND, f"not found; there are {', '.join(sorted(probes))}")

@@ -62,6 +62,10 @@ class Reporter(Protocol):
         """Queue reports. ``over``: slices whose usage of this node is to go. ``events``: all that are owed still."""
         ...
 
+    def reported(self) -> Sequence[UsageReport] | None:
+        """This node's usages as an earlier agent had reported them; None while that is not known (yet)."""
+        ...
+
     def delivered(self) -> frozenset[str]:
         """Ids of events written since the last call, so that the ledger can forget them."""
         ...

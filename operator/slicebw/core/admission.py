@@ -55,14 +55,14 @@ def admit(
         if spec.key not in membership.present:
             continue
         known = accounts.get(spec.key)
-        if known is None:
+        if known is None or not known.class_id:
             class_id = ids.adopt(adopted.get(spec.key)) or ids.next_free()
             if class_id is None:
                 refused.add(spec.key)
                 if spec.key not in ledger.refused:
                     owed.append(refused_note(spec, MAX_SLICES, now.wall_s))
                 continue
-            known = _newcomer(spec, class_id, classes, now)
+            known = _newcomer(spec, class_id, classes, now, known)
         updated = _updated(known, spec)
         if spec.errors and updated.complained_generation != spec.generation:
             owed.append(invalid_note(spec, now.wall_s))
@@ -79,13 +79,22 @@ def depart(accounts: Mapping[SliceKey, SliceAccount], present: frozenset[SliceKe
     }
 
 
-def _newcomer(spec: SliceSpec, class_id: int, classes: Mapping[int, ObservedClass], now: Instant) -> SliceAccount:
-    """A new account. What an adopted class has counted before is not the slice's: nobody knows when it was sent."""
+def _newcomer(
+    spec: SliceSpec, class_id: int, classes: Mapping[int, ObservedClass], now: Instant, known: SliceAccount | None
+) -> SliceAccount:
+    """A new account, or a known one that has no class yet (rebuilt from what was reported).
+
+    What an adopted class has counted before is not counted here: nobody knows when it was sent.
+    """
 
     def fresh(traffic_class: TrafficClass) -> ClassAccount:
         seen = classes.get(leaf(traffic_class, class_id))
-        return ClassAccount(counter_bytes=0 if seen is None else seen.sent_bytes)
+        before = ClassAccount() if known is None else known.of(traffic_class)
+        return replace(before, counter_bytes=0 if seen is None else seen.sent_bytes)
 
+    if known is not None:
+        standard, exempt = fresh(TrafficClass.STANDARD), fresh(TrafficClass.EXEMPT)
+        return replace(known, class_id=class_id, standard=standard, exempt=exempt)
     return SliceAccount(
         key=spec.key,
         uid=spec.uid,

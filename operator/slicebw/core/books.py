@@ -43,6 +43,9 @@ def counted_in(ledger: Ledger, device: str, classes: Mapping[int, ObservedClass]
         ledger = _rebased(ledger, classes)
     slices = {}
     for key, account in ledger.slices.items():
+        if not account.class_id:
+            slices[key] = account
+            continue
         standard = count(account.standard, classes.get(leaf(TrafficClass.STANDARD, account.class_id)))
         exempt = count(account.exempt, classes.get(leaf(TrafficClass.EXEMPT, account.class_id)))
         unmoved = standard is account.standard and exempt is account.exempt
@@ -87,7 +90,7 @@ def roll_all(
             continue
         if account.live:
             owed += ended_notes(account, settings, now.wall_s)
-        elif leaf_minors([account.class_id]).isdisjoint(classes):
+        elif not account.class_id or leaf_minors([account.class_id]).isdisjoint(classes):
             continue
         rolled[key] = roll(before.slices.get(key, account), account, before.read_at, now)
     return rolled, owed

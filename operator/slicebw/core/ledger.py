@@ -26,7 +26,10 @@ class ClassAccount:
 
 @dataclass(frozen=True, slots=True)
 class SliceAccount:
-    """One slice on this node. ``limits`` are its last good ones; ``live`` is false once it has left the node."""
+    """One slice on this node. ``limits`` are its last good ones; ``live`` is false once it has left the node.
+
+    ``class_id`` is 0 for one that is only remembered: it has had no class since the ledger was rebuilt.
+    """
 
     key: SliceKey
     uid: str
@@ -85,5 +88,7 @@ class Ledger:
     """Whether our tree was on the device, or was about to be put there, at the last pass."""
     outbox: tuple[EventNote, ...] = ()
     """Events owed and not yet known to be delivered."""
+    rebuilding: bool = False
+    """Begun without a ledger to go on: what this node reported before is taken up once it is known."""
     refused: frozenset[SliceKey] = frozenset()
     """Slices for which there was no class id left, and whose owners were told so."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slicebw.core.model import Pod, SliceKey, SliceSpec
-from slicebw.core.reports import PodProblem
+from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,6 @@ def _winner(
         if winner is None:
             winner = spec
         else:
-            reason = f"it belongs to the older SliceBandwidth {winner.key}"
+            reason = f"{OLDER_HAS_IT}{winner.key}"
             problems[spec.key].append(PodProblem(str(pod), reason))
     return winner

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from slicebw.core.model import Mode, SliceKey, TrafficClass
 
@@ -20,12 +21,21 @@ class ClassUsage:
     """The kernel's counter that ``used_bytes`` includes, so that a lost ledger can be rebuilt exactly."""
 
 
+OLDER_HAS_IT: Final = "it belongs to the older SliceBandwidth "
+"""How the reason begins, followed by the winner, where two SliceBandwidths select one pod."""
+
+
 @dataclass(frozen=True, slots=True)
 class PodProblem:
     """A pod that a SliceBandwidth selects and does not get, and why."""
 
     pod: str
     reason: str
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether another SliceBandwidth has the pod; else the pod itself is why it is left out."""
+        return self.reason.startswith(OLDER_HAS_IT)
 
 
 @dataclass(frozen=True, slots=True)

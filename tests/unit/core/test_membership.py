@@ -1,9 +1,9 @@
+from dataclasses import replace
 from itertools import permutations
 
 from slicebw.core.membership import resolve
 from slicebw.core.model import Requirement, Selector, SelectorOperator, SliceKey
 from tests.unit.core.builders import pod, spec
-from dataclasses import replace
 
 KEY = SliceKey("ns", "slice")
 

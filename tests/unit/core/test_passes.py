@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ POD = pod("ns/pod", "10.0.0.1")
 STANDARD, EXEMPT = 0x1001, 0x2001
 
 
-def one_slice(**standard: int | None) -> Node:
+def one_slice(**standard: Any) -> Node:
     """A node with one slice on it, its tree built: 80 MB of 100 MB are the threshold, the period is an hour."""
     node = Node(spec(**standard), pods=(POD,))
     node.run(at(0))
