@@ -31,7 +31,7 @@ test-kernel: $(READY) ## real HTB, nftables and packets in network namespaces (r
 
 test-api: $(READY) ## a real API server, and the agent and controller as processes (root)
 	@hack/packages test
-	@hack/kubernetes build
+	@[ -n "$$KUBEBUILDER_ASSETS" ] || hack/kubernetes build >/dev/null
 	@$(PYTEST) tests/api
 
 lint: $(READY) ## ruff, mypy --strict, import-linter, shellcheck

@@ -25,6 +25,8 @@ from slicebw.core.errors import SlicebwError, UsageError
 if TYPE_CHECKING:
     from slicebw.agent.cycle import Cycle
     from slicebw.agent.ports import Feed, Reporter
+    from slicebw.controller.loop import StatusLoop
+    from slicebw.kube.background import ApiThread
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class _Service(Protocol):
     def stop(self) -> None: ...
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType):  # type: ignore[type-arg]
     """A duration as in a spec: ``60s``, ``1m30s``."""
 
     name = "duration"
@@ -159,7 +161,7 @@ def agent(
         stack.enter_context(_node_lock(state_dir, stop))
         if stop.is_set():
             return
-        feed, reporter, services = _edges(node, manifests, kubeconfig, lambda: loop.wake())
+        feed, reporter, services = _edges(node, manifests, kubeconfig, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
 
         def build() -> "Cycle":
             shaper = HtbShaper()
@@ -187,6 +189,55 @@ def agent(
     log.info("agent stopped; the kernel stays as it is")
 
 
+@cli.command()
+@_kubeconfig
+@click.option(
+    "--status-interval",
+    type=_Duration(),
+    default="10s",
+    show_default=True,
+    envvar="SLICEBW_STATUS_INTERVAL",
+    help="A slice's status is written at most this often, except when a cap, a node or a generation changes.",
+)
+@_liveness_port
+@_log_level
+def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int | None) -> None:
+    """Roll usages up into the status of SliceBandwidths, and remove usages of nodes that are gone.
+
+    Several may run at once: they write the same.
+    """
+    from slicebw.controller.loop import StatusLoop
+    from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
+
+    stop = _stop_signal()
+    with ExitStack() as stack:
+        api = _api(kubeconfig, "controller")
+        feed = ApiClusterFeed(api, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
+        loop = StatusLoop(feed, ApiClusterWriter(api, feed), status_interval_s=status_interval)
+        thread = _LoopThread(loop)
+        ready = "not all SliceBandwidths and BandwidthUsages have been listed yet"
+        probes = {"/healthz": thread.liveness, "/readyz": lambda: None if feed.synced() else ready}
+        _serve_health(stack, liveness_port, probes)
+        _run(stack, [api, feed, _Thread(thread)])
+        log.info("controller started version=%s", __version__)
+        stop.wait()
+    log.info("controller stopped")
+
+
+class _LoopThread(threading.Thread):
+    """The controller's loop in a thread of its own."""
+
+    def __init__(self, loop: "StatusLoop") -> None:
+        super().__init__(name="controller", target=loop.run)
+        self._loop = loop
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def liveness(self) -> str | None:
+        return None if self.is_alive() else "the controller's loop has ended"
+
+
 def _edges(
     node: str, manifests: Path | None, kubeconfig: Path | None, wake: Callable[[], None]
 ) -> "tuple[Feed, Reporter, list[_Service]]":
@@ -197,17 +248,23 @@ def _edges(
 
         folder_feed = FolderFeed(manifests, node, wake)
         return folder_feed, FolderReporter(manifests, node), [folder_feed]
-    from slicebw.kube import connection
-    from slicebw.kube.background import ApiThread
     from slicebw.kube.feed import ApiFeed
     from slicebw.kube.report import ApiReporter
 
-    path = None if kubeconfig is None else str(kubeconfig)
-    connection.load(path)  # a file that cannot be read is said at once; an API server that is away is waited for
-    api = ApiThread(lambda: connection.load(path), f"slicebw-agent/{__version__}")
+    api = _api(kubeconfig, "agent")
     feed = ApiFeed(api, node, wake)
     reporter = ApiReporter(api, node)
     return feed, reporter, [api, feed, reporter]
+
+
+def _api(kubeconfig: Path | None, role: str) -> "ApiThread":
+    """The thread that talks to the API server; one that is away is waited for. Raises UsageError: no credentials."""
+    from slicebw.kube import connection
+    from slicebw.kube.background import ApiThread
+
+    path = None if kubeconfig is None else str(kubeconfig)
+    connection.load(path)
+    return ApiThread(lambda: connection.load(path), f"slicebw-{role}/{__version__}")
 
 
 class _Thread:
@@ -268,7 +325,7 @@ def _node_lock(state_dir: Path, stop: threading.Event) -> Iterator[None]:
         descriptor = os.open(state_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UsageError(
-            f"--state-dir {state_dir}: cannot be used ({error.strerror}); name a writable folder that outlives the agent"
+            f"--state-dir {state_dir}: cannot be used ({error.strerror}); name a writable folder that is kept"
         ) from error
     try:
         told = False

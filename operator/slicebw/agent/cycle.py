@@ -100,7 +100,8 @@ class Cycle:
         self._report(result)
         if snapshot.synced:
             self._take_up_reported()
-        return result.next_pass_ns if complete else min(result.next_pass_ns, RETRY_NS)
+        # Usage is known as of the last pass: one is due whenever a report may be.
+        return min(result.next_pass_ns, self._gate.interval_ns if complete else RETRY_NS)
 
     def close(self) -> None:
         """Free what the kernel ports hold. The kernel stays as it is."""

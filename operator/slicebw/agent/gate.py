@@ -26,7 +26,7 @@ class Gate:
     """
 
     def __init__(self, interval_ns: int) -> None:
-        self._interval_ns = interval_ns
+        self.interval_ns = interval_ns
         self._sent: dict[SliceKey, _Sent] = {}
         self._node: tuple[NodeReport, int] | None = None
 
@@ -50,7 +50,7 @@ class Gate:
         if self._node is not None:
             last, at_ns = self._node
             still = replace(report, root_bytes=last.root_bytes, default_bytes=last.default_bytes) == last
-            wait_ns = SILENCE_NS if report == last else self._interval_ns
+            wait_ns = SILENCE_NS if report == last else self.interval_ns
             if still and now_ns - at_ns < wait_ns:
                 return False
         self._node = (report, now_ns)
@@ -60,7 +60,7 @@ class Gate:
         if _occasion(last.report) != _occasion(report):
             return True
         quiet_ns = now_ns - last.at_ns
-        return quiet_ns >= SILENCE_NS or (quiet_ns >= self._interval_ns and _moved(last.report, report))
+        return quiet_ns >= SILENCE_NS or (quiet_ns >= self.interval_ns and _moved(last.report, report))
 
 
 def _occasion(report: UsageReport) -> tuple[object, ...]:

@@ -63,7 +63,7 @@ class Reporter(Protocol):
         ...
 
     def reported(self) -> Sequence[UsageReport] | None:
-        """This node's usages as an earlier agent had reported them; None while that is not known (yet)."""
+        """The usages that an earlier agent of this node had reported; None while that is not known (yet)."""
         ...
 
     def delivered(self) -> frozenset[str]:

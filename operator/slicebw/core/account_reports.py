@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from slicebw.core.ledger import Ledger, SliceAccount
 from slicebw.core.membership import Membership
-from slicebw.core.model import Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
-from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
+from slicebw.core.model import DEFAULT_LIMITS, Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
+from slicebw.core.reports import ClassUsage, NodeReport, PodProblem, UsageReport
 from slicebw.core.settings import NodeSettings
 from slicebw.core.tree import DEFAULT_ID, ROOT_ID, ClassSpec, ObservedTree, RootQdisc, class_id_of
 from slicebw.core.verdict import ClassVerdict, SliceVerdict
@@ -18,9 +18,11 @@ def usage_reports(
     accounts: Mapping[SliceKey, SliceAccount],
     verdicts: Mapping[SliceKey, SliceVerdict],
 ) -> tuple[UsageReport, ...]:
-    """One report for every account, live or kept until its period ends."""
+    """One report for every account, live or kept until its period ends, and for every slice denied a pod here."""
     specs = {spec.key: spec for spec in snapshot.slices}
-    return tuple(_usage(account, specs.get(key), membership, verdicts.get(key)) for key, account in accounts.items())
+    known = [_usage(account, specs.get(key), membership, verdicts.get(key)) for key, account in accounts.items()]
+    denied = [_denied(specs[key], problems) for key, problems in membership.problems.items() if key not in accounts]
+    return (*known, *denied)
 
 
 def _usage(
@@ -36,6 +38,26 @@ def _usage(
         exempt=_class_usage(account, TrafficClass.EXEMPT, verdict.exempt if verdict else None),
         problems=membership.problems.get(account.key, ()),
         errors=spec.errors if spec is not None else (),
+    )
+
+
+def _denied(spec: SliceSpec, problems: tuple[PodProblem, ...]) -> UsageReport:
+    """A slice that has no class here and never had: reported only for what stands in its way."""
+    limits = spec.limits or DEFAULT_LIMITS
+
+    def nothing(traffic_class: TrafficClass) -> ClassUsage:
+        return ClassUsage(0, limits.of(traffic_class).budget_bytes, 0, 0, capped=False, capped_since_s=None)
+
+    return UsageReport(
+        key=spec.key,
+        class_id=0,
+        generation=spec.generation,
+        period_start_s=spec.created_s,
+        period_end_s=spec.created_s + limits.period_s,
+        standard=nothing(TrafficClass.STANDARD),
+        exempt=nothing(TrafficClass.EXEMPT),
+        problems=problems,
+        errors=spec.errors,
     )
 
 

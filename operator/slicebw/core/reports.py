@@ -17,7 +17,7 @@ class ClassUsage:
     rate_bps: int
     capped: bool
     capped_since_s: int | None
-    counter_bytes: int
+    counter_bytes: int = 0
     """The kernel's counter that ``used_bytes`` includes, so that a lost ledger can be rebuilt exactly."""
 
 

@@ -3,32 +3,33 @@
 from datetime import datetime, timezone
 from typing import Final
 
+_UNITS: Final = "kMGTP"
 _WHOLE_FROM: Final = 100
 """From here on a figure needs no tenths."""
 
 
-def _scaled(value: int, base: int, units: str, suffix: str = "") -> str:
+def _scaled(value: int) -> str:
     """Three significant digits at most, rounded down: a figure shown never exceeds the real one."""
     power = 0
-    while power < len(units) and value >= base ** (power + 1):
+    while power < len(_UNITS) and value >= 1000 ** (power + 1):
         power += 1
     if power == 0:
         return str(value)
-    unit = base**power
+    unit = 1000**power
     whole = value // unit
     tenths = value * 10 // unit % 10
     digits = f"{whole}.{tenths}" if tenths and whole < _WHOLE_FROM else f"{whole}"
-    return f"{digits}{units[power - 1]}{suffix}"
+    return f"{digits}{_UNITS[power - 1]}"
 
 
 def rate_text(rate_bps: int) -> str:
     """``512k``, ``10M``, ``1.5G``: bit/s, decimal, as written in a spec."""
-    return _scaled(rate_bps, 1000, "kMGT")
+    return _scaled(rate_bps)
 
 
 def bytes_text(count: int) -> str:
-    """``9.1Gi``: bytes, binary, as written in a spec."""
-    return _scaled(count, 1024, "KMGTP", "i")
+    """``10.8G``: bytes, decimal like rates, so that 10 Mbit/s for a second are seen to be 1.2M."""
+    return _scaled(count)
 
 
 def time_text(wall_s: int) -> str:

@@ -63,7 +63,7 @@ def test_one_event_tells_of_the_cap_and_one_of_its_end_however_many_passes() -> 
     assert note.reason is Reason.CAPPED
     assert note.message == (
         "Slowed standard traffic of slice ns/slice to 30.7kbit/s until 2023-11-14T23:13:20Z: "
-        "it has used 85.8Mi of 95.3Mi (90 %) since 2023-11-14T22:13:20Z"
+        "it has used 90M of 100M (90 %) since 2023-11-14T22:13:20Z"
     )
     node.run(at(3600))
     node.run(at(3601))
@@ -343,6 +343,16 @@ def test_whatever_happens_totals_are_what_was_sent_and_the_cap_is_the_formulas(s
             assert (kept.capped_since_s is not None) == over
         assert node.run(at(now)).tree_changes == ()
         assert 0 < result.next_pass_ns <= 10 * NS
+
+
+def test_a_younger_slice_without_a_pod_is_reported_with_who_has_its_pods() -> None:
+    young = spec("ns/young", created_s=5)
+    node = Node(spec(), young, pods=(POD,))
+    reports = {report.key: report for report in node.run(at(0)).usages}
+    assert reports[young.key].class_id == 0
+    (problem,) = reports[young.key].problems
+    assert (problem.pod, problem.is_conflict) == ("ns/pod", True)
+    assert node.run(at(1)).usages == tuple(reports.values())
 
 
 def test_an_orphan_class_is_removed() -> None:

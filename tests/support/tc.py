@@ -1,0 +1,40 @@
+"""The tree as ``tc`` shows it: an eye that shares no code with the product's."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from tests.support.topology import Namespace
+
+_CLASS: Final = re.compile(
+    r"class htb (?P<id>1:[0-9a-f]+) .*?rate (?P<rate>\S+)bit ceil (?P<ceil>\S+)bit.*?Sent (?P<sent>\d+) bytes",
+    re.DOTALL,
+)
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+@dataclass(frozen=True, slots=True)
+class ShownClass:
+    """One class."""
+
+    rate_bps: int
+    ceil_bps: int
+    sent_bytes: int
+
+
+def classes(namespace: Namespace, device: str) -> dict[str, ShownClass]:
+    """All HTB classes of a device by class id, in exact units where tc gives them."""
+    shown = namespace.run("tc", "-s", "class", "show", "dev", device)
+    found = {}
+    for block in shown.split("\n\n"):
+        match = _CLASS.match(block)
+        if match:
+            rates = (_bps(match["rate"]), _bps(match["ceil"]))
+            found[match["id"]] = ShownClass(*rates, int(match["sent"]))
+    return found
+
+
+def _bps(text: str) -> int:
+    match = re.fullmatch(r"(\d+)([KMG]?)", text)
+    assert match is not None, text
+    return int(match[1]) * _UNITS[match[2]]
