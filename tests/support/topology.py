@@ -93,6 +93,10 @@ class Namespace:
             raise RuntimeError(f"{self.name}: {' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
+    def popen(self, *command: str) -> "subprocess.Popen[bytes]":
+        """Start a command here, and do not wait for it."""
+        return subprocess.Popen(self.command(*command))
+
     def ip(self, batch: str) -> None:
         """Run lines of ``ip`` commands, as ``ip -batch`` takes them."""
         self.run("ip", "-batch", "-", text=batch)

@@ -80,7 +80,7 @@ class _File(Generic[_T]):
         except OSError as error:
             raise SaveError(f"cannot write {self._path}: {error.strerror or error}") from error
 
-    def load(self) -> tuple[_T | None, str | None]:
+    def load(self, *, set_aside: bool = True) -> tuple[_T | None, str | None]:
         """The value, and what was wrong if there is a file but no value to be had from it."""
         try:
             content = self._path.read_bytes()
@@ -91,7 +91,8 @@ class _File(Generic[_T]):
         try:
             return self._decode(content), None
         except _UntrustedError as untrusted:
-            return None, f"{self._path} {untrusted}; {self._set_aside(untrusted.word)}"
+            then = f"; {self._set_aside(untrusted.word)}" if set_aside else ""
+            return None, f"{self._path} {untrusted}{then}"
 
     def _decode(self, content: bytes) -> _T:
         if not content:
@@ -138,6 +139,11 @@ class FileStore:
     def load_ledger(self) -> tuple[Ledger | None, str | None]:
         """The ledger, None where there is none (yet), and what was wrong where there should have been one."""
         form, problem = self._ledger.load()
+        return (None if form is None else _from_form(form)), problem
+
+    def peek_ledger(self) -> tuple[Ledger | None, str | None]:
+        """Like :meth:`load_ledger`, but whatever is found stays as it is."""
+        form, problem = self._ledger.load(set_aside=False)
         return (None if form is None else _from_form(form)), problem
 
     def save_ledger(self, ledger: Ledger) -> None:

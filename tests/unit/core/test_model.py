@@ -73,7 +73,7 @@ class PassAgainstTheRules(RuleBasedStateMachine):
 
     @precondition(lambda self: self.specs)
     @rule(data=st.data(), size=st.integers(0, 30 * M), exempt=st.booleans())
-    def send(self, data: st.DataObject, size: int, exempt: bool) -> None:  # noqa: FBT001
+    def send(self, data: st.DataObject, size: int, exempt: bool) -> None:
         name = data.draw(st.sampled_from(sorted(self.specs)))
         tally = self.tallies[name]
         traffic_class = TrafficClass.EXEMPT if exempt else TrafficClass.STANDARD
@@ -170,16 +170,16 @@ class PassAgainstTheRules(RuleBasedStateMachine):
 
     @invariant()
     def ceilings_agree(self) -> None:
-        for name, tally in self.tallies.items():
+        for tally in self.tallies.values():
             for one, traffic_class in enumerate(TrafficClass):
                 seen = self.node.classes.get(leaf(traffic_class, tally.class_id))
                 if not tally.present:
                     assert seen is None
                     continue
                 assert seen is not None
-                assert seen.ceil_bps == self.ceiling(name, tally, one)
+                assert seen.ceil_bps == self.ceiling(tally, one)
 
-    def ceiling(self, name: str, tally: Tally, one: int) -> int:
+    def ceiling(self, tally: Tally, one: int) -> int:
         budget = (tally.budget, 100 * M)[one]
         if not tally.over[one]:
             return 10 * M

@@ -1,0 +1,168 @@
+"""BandwidthUsage: what one slice used of its budget on one node. Written by that node's agent only.
+
+A record, not a wish: like NodeMetrics and EndpointSlice it has neither spec nor status, its fields stand at the
+top. So there is no status subresource either, and one server-side apply creates or updates all of it.
+Human-readable figures stand beside the exact ones; only the exact ones are read back.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from slicebw.api import kinds
+from slicebw.api.fields import FieldError, Fields, Metadata
+from slicebw.api.quantity import QuantityError, parse_time, shown
+from slicebw.core.model import SliceKey, TrafficClass
+from slicebw.core.reports import ClassUsage, PodProblem, UsageReport
+from slicebw.core.text import bytes_text, rate_text, time_text
+from slicebw.core.tree import class_id_of, classid, leaf
+
+MAX_LISTED: Final = 20
+"""Of problems and of errors each; the object is for people, and 100,000 pods must not make it too big to write."""
+_MAX_TEXT_LENGTH: Final = 1024
+
+_CLASS_ID: Final = re.compile(r"1:([0-9a-f]{4})")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUsage:
+    """One BandwidthUsage as read: a node's report, which node, and when it was made."""
+
+    report: UsageReport
+    node_name: str
+    reported_at_s: int
+
+
+def name(slice_name: str, node_name: str) -> str:
+    """The name of the BandwidthUsage of a slice on a node: ``<slice>.<node>``, legal and unique in its namespace.
+
+    Where that would be longer than 253 characters, or where a dot in the slice's name would let two pairs meet
+    (``a.b`` on ``c``, ``a`` on ``b.c``), a digest of both names is added. The full names are in the object's fields.
+    """
+    plain = f"{slice_name}.{node_name}"
+    if "." not in slice_name and len(plain) <= kinds.MAX_NAME_LENGTH:
+        return plain
+    return kinds.marked(plain, kinds.digest(slice_name, node_name))
+
+
+def to_object(report: UsageReport, node_name: str, node_uid: str | None, reported_at_s: int) -> dict[str, Any]:
+    """The whole object, for one server-side apply. Owned by the Node, and gone with it, where its uid is known."""
+    slice_name = report.key.name
+    metadata: dict[str, Any] = {
+        "namespace": report.key.namespace,
+        "name": name(slice_name, node_name),
+        "labels": {
+            kinds.LABEL_SLICE: kinds.label_value(slice_name),
+            kinds.LABEL_NODE: kinds.label_value(node_name),
+        },
+    }
+    if node_uid:
+        metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": node_uid}]
+    body: dict[str, Any] = {
+        "apiVersion": kinds.API_VERSION,
+        "kind": kinds.BANDWIDTH_USAGE.name,
+        "metadata": metadata,
+        "sliceName": slice_name,
+        "nodeName": node_name,
+        "observedGeneration": report.generation,
+        "periodStart": time_text(report.period_start_s),
+        "periodEnd": time_text(report.period_end_s),
+        "reportedAt": time_text(reported_at_s),
+    }
+    for traffic_class in TrafficClass:
+        body[traffic_class] = _class_object(report.of(traffic_class), traffic_class, report.class_id)
+    if report.problems:
+        listed = report.problems
+        if len(listed) > MAX_LISTED:  # conflicts first: from them the controller tells whether the spec is unambiguous
+            listed = tuple(sorted(listed, key=lambda problem: not problem.is_conflict)[:MAX_LISTED])
+        body["problems"] = [{"pod": problem.pod, "reason": problem.reason[:_MAX_TEXT_LENGTH]} for problem in listed]
+    if report.errors:
+        body["errors"] = [error[:_MAX_TEXT_LENGTH] for error in report.errors[:MAX_LISTED]]
+    return body
+
+
+def parse(obj: object) -> NodeUsage:
+    """A BandwidthUsage as :func:`to_object` wrote it. Raises FieldError, naming what is missing or wrong."""
+    metadata = Metadata(obj)
+    errors: list[str] = []
+    fields = Fields(obj, "", errors)
+    try:
+        standard = fields.inner("standard")
+        report = UsageReport(
+            key=SliceKey(metadata.namespace, fields.must("sliceName", _text)),
+            class_id=0 if standard.raw("classId") is None else standard.must("classId", _class_id),
+            generation=fields.must("observedGeneration", _count),
+            period_start_s=fields.must("periodStart", parse_time),
+            period_end_s=fields.must("periodEnd", parse_time),
+            standard=_parse_class(standard),
+            exempt=_parse_class(fields.inner("exempt")),
+            problems=tuple(_parse_problem(Fields(item, path, errors)) for path, item in fields.items("problems")),
+            errors=tuple(item for _, item in fields.items("errors") if isinstance(item, str)),
+        )
+        usage = NodeUsage(report, fields.must("nodeName", _text), fields.must("reportedAt", parse_time))
+        if errors:
+            raise FieldError(errors[0])
+    except FieldError as error:
+        raise FieldError(f"BandwidthUsage {metadata.namespace}/{metadata.name}: {error}") from None
+    return usage
+
+
+def _class_object(usage: ClassUsage, traffic_class: TrafficClass, class_id: int) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "used": bytes_text(usage.used_bytes),
+        "bytesUsed": usage.used_bytes,
+        "budget": bytes_text(usage.budget_bytes),
+        "bytesBudget": usage.budget_bytes,
+        "percent": usage.percent,
+        "rate": rate_text(usage.rate_bps),
+        "bitsPerSecond": usage.rate_bps,
+        "capped": usage.capped,
+        "bytesCounter": usage.counter_bytes,
+    }
+    if usage.capped_since_s is not None:
+        body["cappedSince"] = time_text(usage.capped_since_s)
+    if class_id:
+        body["classId"] = classid(leaf(traffic_class, class_id))
+    return body
+
+
+def _parse_class(fields: Fields) -> ClassUsage:
+    return ClassUsage(
+        used_bytes=fields.must("bytesUsed", _count),
+        budget_bytes=fields.must("bytesBudget", _count),
+        percent=fields.must("percent", _count),
+        rate_bps=fields.must("bitsPerSecond", _count),
+        capped=fields.must("capped", _flag),
+        capped_since_s=None if fields.raw("cappedSince") is None else fields.must("cappedSince", parse_time),
+        counter_bytes=fields.must("bytesCounter", _count),
+    )
+
+
+def _parse_problem(fields: Fields) -> PodProblem:
+    return PodProblem(pod=fields.must("pod", _text), reason=fields.must("reason", _text))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise QuantityError(f"{shown(value)} must be a text")
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise QuantityError(f"{shown(value)} must be true or false")
+
+
+def _count(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise QuantityError(f"{shown(value)} must be a whole number, 0 or more")
+
+
+def _class_id(value: object) -> int:
+    match = _CLASS_ID.fullmatch(value) if isinstance(value, str) else None
+    class_id = class_id_of(int(match[1], 16)) if match is not None else None
+    if class_id is None:
+        raise QuantityError(f"{shown(value)} must be a class id as tc writes it (1:1001)")
+    return class_id

@@ -1,0 +1,78 @@
+"""The names of slicebw's API: group, version, kinds, labels, and who writes which fields."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from slicebw.api.quantity import shown
+
+GROUP: Final = "slicebw.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+CATEGORY: Final = "slicebw"
+"""``kubectl get slicebw`` lists all three kinds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One of slicebw's kinds, as its CustomResourceDefinition (``crds/<plural>.yaml``) names it."""
+
+    name: str
+    plural: str
+    short_name: str
+    namespaced: bool
+
+    @property
+    def crd(self) -> str:
+        """The name of its CustomResourceDefinition."""
+        return f"{self.plural}.{GROUP}"
+
+
+SLICE_BANDWIDTH: Final = Kind("SliceBandwidth", "slicebandwidths", "slbw", namespaced=True)
+BANDWIDTH_USAGE: Final = Kind("BandwidthUsage", "bandwidthusages", "bwu", namespaced=True)
+NODE_BANDWIDTH: Final = Kind("NodeBandwidth", "nodebandwidths", "nbw", namespaced=False)
+ALL: Final = (SLICE_BANDWIDTH, BANDWIDTH_USAGE, NODE_BANDWIDTH)
+
+DEFAULT_NODE_BANDWIDTH: Final = "default"
+"""The NodeBandwidth that applies to every node; one named after a node overrides it field by field."""
+
+LABEL_SLICE: Final = f"{GROUP}/slice"
+LABEL_NODE: Final = f"{GROUP}/node"
+
+AGENT_MANAGER: Final = "slicebw-agent"
+"""The agents' field manager for server-side apply, and the component their Events come from."""
+CONTROLLER_MANAGER: Final = "slicebw-controller"
+
+MAX_NAME_LENGTH: Final = 253
+"""Of an object: an RFC 1123 subdomain (apimachinery, util/validation)."""
+MAX_LABEL_VALUE_LENGTH: Final = 63
+_DIGEST_LENGTH: Final = 16
+_LABEL: Final = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+
+
+def name_error(name: str) -> str | None:
+    """What is wrong with the name of an object or a namespace, None where it is a legal one."""
+    if not name:
+        return "must be given"
+    if len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name):
+        return None
+    return f"{shown(name)} is not a name: use up to {MAX_NAME_LENGTH} lower case letters, digits, - and . (codeen)"
+
+
+def digest(*parts: str) -> str:
+    """Sixteen hex digits (64 bits) that stand for ``parts``: the same everywhere and for ever."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def marked(text: str, mark: str, length: int = MAX_NAME_LENGTH) -> str:
+    """``text`` with ``-mark`` at its end, cut to at most ``length`` characters; a name or label value stays legal."""
+    return f"{text[: length - len(mark) - 1].rstrip('-._')}-{mark}"
+
+
+def label_value(name: str) -> str:
+    """The label value for an object's name: the name itself, or, where that is too long, its start and a digest."""
+    if len(name) <= MAX_LABEL_VALUE_LENGTH:
+        return name
+    return marked(name, digest(name), MAX_LABEL_VALUE_LENGTH)

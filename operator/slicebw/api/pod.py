@@ -1,0 +1,53 @@
+"""Pods: the little that slicebw needs of a core/v1 Pod."""
+
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv6Address, ip_address
+from typing import Any, Final
+
+from slicebw.api.fields import Metadata
+from slicebw.core.model import Pod
+
+_FINISHED_PHASES: Final = ("Succeeded", "Failed")
+
+
+def parse(obj: object) -> Pod:
+    """A pod as read. Never raises: what is missing or malformed counts as not there.
+
+    ``addresses`` are all of ``status.podIPs`` (or ``podIP``, from old kubelets), in canonical form; for a pod of
+    the host's network these are the node's own.
+    """
+    metadata = Metadata(obj)
+    spec, status = _mapping(obj, "spec"), _mapping(obj, "status")
+    return Pod(
+        namespace=metadata.namespace,
+        name=metadata.name,
+        uid=metadata.uid,
+        labels=metadata.labels,
+        addresses=tuple(dict.fromkeys(_addresses(status))),
+        host_network=spec.get("hostNetwork") is True,
+        finished=status.get("phase") in _FINISHED_PHASES,
+        created_s=metadata.created_s,
+        deleting=metadata.deleting,
+    )
+
+
+def _addresses(status: Mapping[str, Any]) -> Iterator[str]:
+    listed = status.get("podIPs")
+    entries = listed if isinstance(listed, list | tuple) else ()
+    values = [entry.get("ip") for entry in entries if isinstance(entry, Mapping)]
+    for value in (*values, status.get("podIP")):
+        if not isinstance(value, str):
+            continue
+        try:
+            address = ip_address(value)
+        except ValueError:
+            continue
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            yield str(address.ipv4_mapped)  # on the wire such packets are IPv4
+        else:
+            yield str(address)
+
+
+def _mapping(value: object, name: str) -> Mapping[str, Any]:
+    inner = value.get(name) if isinstance(value, Mapping) else None
+    return inner if isinstance(inner, Mapping) else {}

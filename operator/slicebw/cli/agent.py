@@ -1,0 +1,150 @@
+"""``slicebw agent``."""
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from slicebw import __version__
+from slicebw.cli import options
+from slicebw.cli.services import Service, ThreadService, api_thread, run, serve_health, stop_signal
+from slicebw.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from slicebw.agent.cycle import Cycle
+    from slicebw.agent.ports import Feed, Reporter
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--node", required=True, envvar="SLICEBW_NODE", help="This node's name in Kubernetes.")
+@options.netns
+@options.uplink
+@options.state_dir
+@options.kubeconfig
+@click.option(
+    "--manifests",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="SLICEBW_MANIFESTS",
+    help="No cluster: take SliceBandwidths, NodeBandwidths and Pods from the YAML files in this folder, and write "
+    "BandwidthUsages and Events under its status/ folder.",
+)
+@click.option(
+    "--report-interval",
+    type=options.Duration(),
+    default="60s",
+    show_default=True,
+    envvar="SLICEBW_REPORT_INTERVAL",
+    help="Usage that moved is reported at most this often; caps, new periods and changed limits at once.",
+)
+@options.liveness_port
+@options.log_level
+def agent(
+    node: str,
+    netns: str | None,
+    uplink: str | None,
+    state_dir: Path,
+    kubeconfig: Path | None,
+    manifests: Path | None,
+    report_interval: int,
+    liveness_port: int | None,
+) -> None:
+    """Hold this node's slices to their limits and count what they send.
+
+    Stopping it changes nothing in the kernel.
+    """
+    from slicebw.agent.checkpoint import FileStore
+    from slicebw.agent.clock import SystemClock
+    from slicebw.agent.cycle import Cycle
+    from slicebw.agent.gate import NS, Gate
+    from slicebw.agent.loop import Loop
+    from slicebw.kernel import netns as namespaces
+    from slicebw.kernel.htb import HtbShaper
+    from slicebw.kernel.nft import NftClassifier
+
+    if manifests is not None and kubeconfig is not None:
+        raise UsageError("--manifests and --kubeconfig: an agent has one or the other; leave one out")
+    namespaces.check_privileges()
+    stop = stop_signal()
+    with ExitStack() as stack:
+        stack.enter_context(_node_lock(state_dir, stop))
+        if stop.is_set():
+            return
+        feed, reporter, services = _edges(node, manifests, kubeconfig, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
+
+        def build() -> "Cycle":
+            shaper = HtbShaper()
+            shaper.watch(loop.wake)
+            return Cycle(
+                shaper=shaper,
+                classifier=NftClassifier(),
+                feed=feed,
+                store=FileStore(state_dir),
+                reporter=reporter,
+                clock=SystemClock(),
+                gate=Gate(report_interval * NS),
+                uplink=uplink,
+            )
+
+        loop = Loop(build, lambda: namespaces.enter(netns) if netns else None)
+        serve_health(stack, liveness_port, {"/healthz": loop.liveness, "/readyz": loop.readiness})
+        run(stack, [*services, ThreadService(loop)])
+        log.info("agent started version=%s node=%s netns=%s state_dir=%s", __version__, node, netns or "own", state_dir)
+        while not stop.wait(1.0):
+            if not loop.is_alive():
+                break
+    if loop.failure is not None:
+        raise loop.failure
+    log.info("agent stopped; the kernel stays as it is")
+
+
+def _edges(
+    node: str, manifests: Path | None, kubeconfig: Path | None, wake: Callable[[], None]
+) -> "tuple[Feed, Reporter, list[Service]]":
+    """The two ports to the outer world: a folder's or the API server's, and what has to be started for them."""
+    if manifests is not None:
+        from slicebw.folder.feed import FolderFeed
+        from slicebw.folder.report import FolderReporter
+
+        folder_feed = FolderFeed(manifests, node, wake)
+        return folder_feed, FolderReporter(manifests, node), [folder_feed]
+    from slicebw.kube.feed import ApiFeed
+    from slicebw.kube.report import ApiReporter
+
+    api = api_thread(kubeconfig, "agent")
+    feed = ApiFeed(api, node, wake)
+    reporter = ApiReporter(api, node)
+    return feed, reporter, [api, feed, reporter]
+
+
+@contextmanager
+def _node_lock(state_dir: Path, stop: threading.Event) -> Iterator[None]:
+    """Hold the state folder's lock; two agents of one node (a rolling update) take turns. Raises UsageError."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(
+            f"--state-dir {state_dir}: cannot be used ({error.strerror}); name a writable folder that is kept"
+        ) from error
+    try:
+        told = False
+        while not stop.is_set():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    log.warning("another agent holds %s; waiting until it has stopped", state_dir / "lock")
+                told = True
+                stop.wait(0.2)
+        yield
+    finally:
+        os.close(descriptor)

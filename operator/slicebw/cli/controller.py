@@ -1,0 +1,67 @@
+"""``slicebw controller``."""
+
+import logging
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from slicebw import __version__
+from slicebw.cli import options
+from slicebw.cli.services import ThreadService, api_thread, run, serve_health, stop_signal
+
+if TYPE_CHECKING:
+    from slicebw.controller.loop import StatusLoop
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@options.kubeconfig
+@click.option(
+    "--status-interval",
+    type=options.Duration(),
+    default="10s",
+    show_default=True,
+    envvar="SLICEBW_STATUS_INTERVAL",
+    help="A slice's status is written at most this often, except when a cap, a node or a generation changes.",
+)
+@options.liveness_port
+@options.log_level
+def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int | None) -> None:
+    """Roll usages up into the status of SliceBandwidths, and remove usages of nodes that are gone.
+
+    Several may run at once: they write the same.
+    """
+    from slicebw.controller.loop import StatusLoop
+    from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
+
+    stop = stop_signal()
+    with ExitStack() as stack:
+        api = api_thread(kubeconfig, "controller")
+        feed = ApiClusterFeed(api, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
+        loop = StatusLoop(feed, ApiClusterWriter(api, feed), status_interval_s=status_interval)
+        thread = _LoopThread(loop)
+        ready = "not all SliceBandwidths and BandwidthUsages have been listed yet"
+        probes = {"/healthz": thread.liveness, "/readyz": lambda: None if feed.synced() else ready}
+        serve_health(stack, liveness_port, probes)
+        run(stack, [api, feed, ThreadService(thread)])
+        log.info("controller started version=%s", __version__)
+        stop.wait()
+    log.info("controller stopped")
+
+
+class _LoopThread(threading.Thread):
+    """The controller's loop in a thread of its own."""
+
+    def __init__(self, loop: "StatusLoop") -> None:
+        super().__init__(name="controller", target=loop.run)
+        self._loop = loop
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def liveness(self) -> str | None:
+        return None if self.is_alive() else "the controller's loop has ended"

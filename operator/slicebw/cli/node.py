@@ -1,0 +1,221 @@
+"""``slicebw node show`` and ``slicebw node cleanup``: for whoever debugs a node at 3 a.m."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from slicebw.cli import options
+from slicebw.core.changes import Classification, RemoveRoot, RemoveTable
+from slicebw.core.errors import KernelError, UsageError
+from slicebw.core.ledger import Ledger, SliceAccount
+from slicebw.core.model import TrafficClass
+from slicebw.core.text import bytes_text, rate_text, time_text
+from slicebw.core.tree import DEFAULT_ID, ROOT_ID, ObservedTree, RootQdisc, classid, leaf
+
+
+@click.group()
+def node() -> None:
+    """Look at this node, or take slicebw off it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One class: what the ledger knows of it, and what the kernel shows; None where one of them has nothing."""
+
+    slice: str
+    traffic_class: str
+    class_id: str
+    state: str
+    used_bytes: int | None
+    budget_bytes: int | None
+    capped: bool | None
+    period_end: str | None
+    kernel_ceil_bps: int | None
+    kernel_sent_bytes: int | None
+    kernel_backlog_bytes: int | None
+    addresses: tuple[str, ...]
+
+
+@node.command()
+@options.state_dir
+@options.netns
+@options.uplink
+@click.option("-o", "--output", type=click.Choice(["table", "yaml", "json"]), default="table", show_default=True)
+def show(state_dir: Path, netns: str | None, uplink: str | None, output: str) -> None:
+    """Print the ledger, and the kernel's view beside it. Changes nothing; the agent may run meanwhile."""
+    from slicebw.agent.checkpoint import FileStore
+
+    ledger, problem = FileStore(state_dir).peek_ledger()
+    for line in filter(None, (problem, None if ledger or problem else f"there is no ledger in {state_dir}")):
+        click.echo(f"slicebw: {line}", err=True)
+    device = uplink or (ledger.device if ledger else None) or None
+    tree, table = _kernel(netns, device)
+    rows = list(_rows(ledger or Ledger(), tree, table))
+    if output == "table":
+        click.echo(_table(rows, tree))
+        return
+    found = {"device": tree.device, "root": str(tree.root), "classes": [asdict(row) for row in rows]}
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+    else:
+        yaml.safe_dump(_plain(found), sys.stdout, sort_keys=False)
+
+
+@node.command()
+@options.netns
+@options.uplink
+def cleanup(netns: str | None, uplink: str | None) -> None:
+    """Remove the tree and the table; the kernel puts its default qdisc back. Stop the agent first, it would return.
+
+    The ledger stays: an agent that comes back goes on with it.
+    """
+    from slicebw.kernel.htb import HtbShaper
+    from slicebw.kernel.nft import NftClassifier
+
+    _enter(netns)
+    shaper = HtbShaper()
+    tree = shaper.read(uplink)
+    if tree.root is RootQdisc.OURS:
+        failed = shaper.apply(tree.device, (RemoveRoot(),), 0)
+        if failed:
+            raise KernelError(f"the tree of {tree.device} could not be removed: {failed[0].reason}")
+        click.echo(f"{tree.device}: tree removed")
+    else:
+        click.echo(f"{tree.device}: no tree of slicebw's (root qdisc: {tree.root_kind})")
+    classifier = NftClassifier()
+    if classifier.read().present:
+        classifier.apply(RemoveTable())
+        click.echo("table inet slicebw removed")
+    else:
+        click.echo("no table inet slicebw")
+
+
+def _enter(netns: str | None) -> None:
+    from slicebw.kernel import netns as namespaces
+
+    namespaces.check_privileges()
+    if netns:
+        namespaces.enter(netns)
+
+
+def _kernel(netns: str | None, device: str | None) -> tuple[ObservedTree, Classification]:
+    from slicebw.kernel.htb import HtbShaper
+    from slicebw.kernel.nft import NftClassifier
+
+    _enter(netns)
+    shaper = HtbShaper()
+    try:
+        return shaper.read(device), NftClassifier().read()
+    except KernelError as error:
+        raise UsageError(f"{error} (--uplink names a device, --netns a namespace)") from error
+    finally:
+        shaper.close()
+
+
+def _rows(ledger: Ledger, tree: ObservedTree, table: Classification) -> Iterator[Row]:
+    """The node's own classes, every slice's, and classes that no account knows."""
+    addresses: dict[int, list[str]] = {}
+    for address, class_id in sorted(table.slices.items()):
+        addresses.setdefault(class_id, []).append(address)
+    shown: set[int] = set()
+    for class_id, name in ((ROOT_ID, "(root)"), (DEFAULT_ID, "(default)")):
+        for traffic_class in TrafficClass:
+            minor = leaf(traffic_class, class_id)
+            total = ledger.node_totals.get(minor)
+            shown.add(minor)
+            yield _row(name, traffic_class, minor, "own", tree, used_bytes=total.total_bytes if total else None)
+    for account in sorted(ledger.slices.values(), key=lambda account: account.key):
+        for traffic_class in TrafficClass:
+            minor = leaf(traffic_class, account.class_id)
+            shown.add(minor)
+            yield _account_row(account, traffic_class, minor, tree, tuple(addresses.get(account.class_id, ())))
+    for minor, seen in sorted(tree.classes.items()):
+        if minor not in shown and seen.leaf_major:
+            yield _row("(unknown)", None, minor, "orphan", tree)
+
+
+def _account_row(
+    account: SliceAccount, traffic_class: TrafficClass, minor: int, tree: ObservedTree, addresses: tuple[str, ...]
+) -> Row:
+    kept = account.of(traffic_class)
+    return _row(
+        str(account.key),
+        traffic_class,
+        minor if account.class_id else 0,
+        "live" if account.live else "gone",
+        tree,
+        used_bytes=kept.used_bytes,
+        budget_bytes=account.limits.of(traffic_class).budget_bytes,
+        capped=kept.capped_since_s is not None,
+        period_end=time_text(account.period_end_s),
+        addresses=addresses,
+    )
+
+
+def _row(
+    name: str, traffic_class: TrafficClass | None, minor: int, state: str, tree: ObservedTree, **known: Any
+) -> Row:
+    seen = tree.classes.get(minor)
+    fields: dict[str, Any] = {
+        "used_bytes": None,
+        "budget_bytes": None,
+        "capped": None,
+        "period_end": None,
+        "addresses": (),
+    }
+    return Row(
+        slice=name,
+        traffic_class=str(traffic_class or "-"),
+        class_id=classid(minor) if minor else "-",
+        state=state,
+        kernel_ceil_bps=seen.ceil_bps if seen else None,
+        kernel_sent_bytes=seen.sent_bytes if seen else None,
+        kernel_backlog_bytes=seen.backlog_bytes if seen else None,
+        **(fields | known),
+    )
+
+
+def _table(rows: list[Row], tree: ObservedTree) -> str:
+    """The rows as kubectl would print them, under a line about the device."""
+    header = ("SLICE", "CLASS", "ID", "STATE", "USED", "BUDGET", "CAPPED", "PERIOD-END", "CEIL", "SENT", "ADDRESSES")
+    lines = [header, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    printed = ["   ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    whose = {
+        RootQdisc.OURS: "slicebw's tree",
+        RootQdisc.DEFAULT: f"the kernel's default ({tree.root_kind}): nothing is limited",
+        RootQdisc.FOREIGN: f"somebody else's {tree.root_kind}: left alone",
+    }[tree.root]
+    return "\n".join([f"device {tree.device}: {whose}", *printed])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    def shown(value: int | None, text: Any) -> str:
+        return "-" if value is None else str(text(value))
+
+    return (
+        row.slice,
+        row.traffic_class,
+        row.class_id,
+        row.state,
+        shown(row.used_bytes, bytes_text),
+        shown(row.budget_bytes, bytes_text),
+        "-" if row.capped is None else str(row.capped).lower(),
+        row.period_end or "-",
+        shown(row.kernel_ceil_bps, rate_text),
+        shown(row.kernel_sent_bytes, bytes_text),
+        ",".join(row.addresses) or "-",
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,77 @@
+"""Options that several commands share, each an environment variable too."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from slicebw.api.quantity import QuantityError, parse_duration
+
+DEFAULT_STATE_DIR: Final = Path("/var/lib/slicebw")
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A duration as in a spec: ``60s``, ``1m30s``."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Seconds."""
+        try:
+            return value if isinstance(value, int) else parse_duration(str(value))
+        except QuantityError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _verbosity(context: click.Context, _param: click.Parameter, level: str) -> None:
+    logging.basicConfig(level=level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    if level != "debug":  # kopf tells every event of every object; what matters of it is said in our own words
+        logging.getLogger("kopf").setLevel(logging.ERROR)
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    context.meta["log_level"] = level
+
+
+log_level = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    envvar="SLICEBW_LOG_LEVEL",
+    expose_value=False,
+    callback=_verbosity,
+    is_eager=True,
+    help="How much to say on stderr.",
+)
+kubeconfig = click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar=["SLICEBW_KUBECONFIG"],
+    help="Default: $KUBECONFIG, the pod's service account, or ~/.kube/config.",
+)
+liveness_port = click.option(
+    "--liveness-port",
+    type=click.IntRange(0, 65535),
+    envvar="SLICEBW_LIVENESS_PORT",
+    help="Serve /healthz and /readyz on this port (0: any free one, logged). Default: do not.",
+)
+state_dir = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_STATE_DIR,
+    show_default=True,
+    envvar="SLICEBW_STATE_DIR",
+    help="Where the ledger is kept.",
+)
+netns = click.option(
+    "--netns",
+    envvar="SLICEBW_NETNS",
+    help="Shape in this network namespace (a path such as /run/netns/NAME); the API is reached from the present one.",
+)
+uplink = click.option(
+    "--uplink",
+    envvar="SLICEBW_UPLINK",
+    help="The device to shape, unless a NodeBandwidth names one. Default: the device of the default route.",
+)
