@@ -114,7 +114,8 @@ def _edges(
         from slicebw.folder.report import FolderReporter
 
         folder_feed = FolderFeed(manifests, node, wake)
-        return folder_feed, FolderReporter(manifests, node), [folder_feed]
+        folder_reporter = FolderReporter(manifests, node)
+        return folder_feed, folder_reporter, [folder_reporter, folder_feed]
     from slicebw.kube.feed import ApiFeed
     from slicebw.kube.report import ApiReporter
 
