@@ -203,7 +203,7 @@ class Sink(Host):
 class Flow:
     """An iperf3 stream under way."""
 
-    def __init__(self, client: "subprocess.Popen[str]", server: "subprocess.Popen[bytes]", seconds: float) -> None:
+    def __init__(self, client: "subprocess.Popen[str]", server: "subprocess.Popen[bytes]", seconds: int) -> None:
         self._client = client
         self._server = server
         self._seconds = seconds
@@ -365,24 +365,24 @@ class Topology(AbstractContextManager["Topology"]):
         (link,) = json.loads(neighbour.run("ip", "-j", "link", "show", "dev", its_device))
         host.ip("".join(f"neigh replace {to} dev {device} lladdr {link['address']}\n" for to in addresses))
 
-    def traffic(self, source: Namespace, to: str, seconds: float) -> Flow:
+    def traffic(self, source: Namespace, to: str, seconds: int) -> Flow:
         """Send as much as TCP can from a namespace to an address of the sink, in the background."""
         return self._start(source, to, seconds)
 
-    def start_udp(self, source: Namespace, to: str, seconds: float, rate_bps: int) -> Flow:
+    def start_udp(self, source: Namespace, to: str, seconds: int, rate_bps: int) -> Flow:
         """Send UDP at a rate (of payload) from a namespace to an address of the sink, in the background."""
         return self._start(source, to, seconds, "--udp", "--bitrate", str(rate_bps), "--length", "1400")
 
-    def tcp_rate_bps(self, source: Namespace, to: str, seconds: float) -> int:
+    def tcp_rate_bps(self, source: Namespace, to: str, seconds: int) -> int:
         """TCP goodput from a namespace to an address of the sink, measured over some seconds where it arrives."""
         return self.traffic(source, to, seconds).rate_bps()
 
-    def tcp_rates_bps(self, flows: Sequence[tuple[Namespace, str]], seconds: float) -> list[int]:
+    def tcp_rates_bps(self, flows: Sequence[tuple[Namespace, str]], seconds: int) -> list[int]:
         """Goodputs of several TCP streams at once, in order."""
         started = [self.traffic(source, to, seconds) for source, to in flows]
         return [flow.rate_bps() for flow in started]
 
-    def _start(self, source: Namespace, to: str, seconds: float, *options: str) -> Flow:
+    def _start(self, source: Namespace, to: str, seconds: int, *options: str) -> Flow:
         port = next(self._ports)
         server = subprocess.Popen(
             self.sink.command("iperf3", "--server", "--one-off", "--bind", to, "--port", str(port)),
@@ -392,7 +392,7 @@ class Topology(AbstractContextManager["Topology"]):
         wait_until(lambda: self.sink.listens(port), "iperf3 listens at the sink")
         client = subprocess.Popen(
             source.command(
-                *("iperf3", "--json", "--client", to, "--port", str(port), "--time", f"{seconds:g}", *options)
+                *("iperf3", "--json", "--client", to, "--port", str(port), "--time", str(seconds), *options)
             ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
