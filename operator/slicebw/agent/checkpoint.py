@@ -7,20 +7,22 @@ is over the bytes as written. A file that cannot be trusted is set aside under a
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 from slicebw.core.errors import SaveError
 from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
-from slicebw.core.model import SliceKey, Snapshot
+from slicebw.core.model import Mode, SliceKey, Snapshot
 from slicebw.core.reports import EventNote
 
 _T = TypeVar("_T")
 
-VERSION: Final = 1
+_Migration = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes of a decoded payload of one version that of the next one."""
 
 
 class _UntrustedError(Exception):
@@ -33,7 +35,10 @@ class _UntrustedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _LedgerForm:
-    """The ledger as JSON has it: lists, because a JSON object's keys are strings."""
+    """The ledger as JSON has it: lists, because a JSON object's keys are strings.
+
+    Versions: 2 knows the node's mode; 1 did not, and its first writers did not say whether they were rebuilding.
+    """
 
     slices: list[SliceAccount]
     node_totals: dict[int, ClassAccount]
@@ -44,23 +49,42 @@ class _LedgerForm:
     rebuilding: bool
     outbox: list[EventNote]
     refused: list[SliceKey]
+    mode: Mode | None
+
+
+def _ledger_from_1(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"rebuilding": False, **payload, "mode": None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[_T]):
+    """What a checkpoint file holds. ``migrations`` has one entry for every older version that is still read."""
+
+    name: str
+    version: int
+    form: type[_T]
+    migrations: Mapping[int, _Migration] = field(default_factory=dict)
+
+
+_LEDGER: Final = _Kind("ledger", 2, _LedgerForm, {1: _ledger_from_1})
+_WISHES: Final = _Kind("wishes", 1, Snapshot)
 
 
 class _File(Generic[_T]):
     """One checkpoint file holding one value."""
 
-    def __init__(self, path: Path, kind: str, form: type[_T]) -> None:
-        self._path = path
+    def __init__(self, folder: Path, kind: _Kind[_T]) -> None:
+        self._path = folder / kind.name
         self._kind = kind
-        self._decoder = msgspec.json.Decoder(form)
+        self._decoder = msgspec.json.Decoder(kind.form)
         self._encoder = msgspec.json.Encoder()
 
     def save(self, value: _T) -> None:
         """Write to a temporary file, fsync, rename, fsync the folder. Raises SaveError."""
         payload = self._encoder.encode(value)
         header = {
-            "slicebw": self._kind,
-            "version": VERSION,
+            "slicebw": self._kind.name,
+            "version": self._kind.version,
             "bytes": len(payload),
             "sha256": hashlib.sha256(payload).hexdigest(),
         }
@@ -97,25 +121,38 @@ class _File(Generic[_T]):
     def _decode(self, content: bytes) -> _T:
         if not content:
             raise _UntrustedError("empty", "is empty")
+        name, newest = self._kind.name, self._kind.version
         line, newline, payload = content.partition(b"\n")
         try:
             header = json.loads(line)
             kind, version = header["slicebw"], int(header["version"])
             length, checksum = int(header["bytes"]), header["sha256"]
         except (ValueError, TypeError, KeyError) as error:
-            raise _UntrustedError("foreign", f"is not a slicebw {self._kind}") from error
-        if kind != self._kind or not newline:
-            raise _UntrustedError("foreign", f"is not a slicebw {self._kind}")
-        if version > VERSION:
-            raise _UntrustedError(f"version-{version}", f"is of version {version}, newer than this agent's {VERSION}")
+            raise _UntrustedError("foreign", f"is not a slicebw {name}") from error
+        if kind != name or not newline:
+            raise _UntrustedError("foreign", f"is not a slicebw {name}")
+        if version > newest:
+            raise _UntrustedError(f"version-{version}", f"is of version {version}, newer than this agent's {newest}")
         if len(payload) != length:
             raise _UntrustedError("truncated", f"has {len(payload)} bytes of payload instead of {length}")
         if hashlib.sha256(payload).hexdigest() != checksum:
             raise _UntrustedError("corrupt", "fails its checksum")
         try:
-            return self._decoder.decode(payload)
+            return self._decoder.decode(self._migrated(payload, version))
         except msgspec.DecodeError as error:
             raise _UntrustedError("corrupt", f"does not decode: {error}") from error
+
+    def _migrated(self, payload: bytes, version: int) -> bytes:
+        """The payload as this version has it; the very bytes where it is of this version."""
+        if version == self._kind.version:
+            return payload
+        document = msgspec.json.decode(payload, type=dict[str, Any])
+        for number in range(version, self._kind.version):
+            migrate = self._kind.migrations.get(number)
+            if migrate is None:
+                raise _UntrustedError(f"version-{version}", f"is of version {version}, which nothing can read any more")
+            document = migrate(document)
+        return msgspec.json.encode(document)
 
     def _set_aside(self, word: str) -> str:
         """Rename the file so that nothing overwrites it; the first free number keeps earlier ones too."""
@@ -133,8 +170,8 @@ class FileStore:
     """The checkpoint folder of one node."""
 
     def __init__(self, folder: Path) -> None:
-        self._ledger = _File(folder / "ledger", "ledger", _LedgerForm)
-        self._wishes = _File(folder / "wishes", "wishes", Snapshot)
+        self._ledger = _File(folder, _LEDGER)
+        self._wishes = _File(folder, _WISHES)
 
     def load_ledger(self) -> tuple[Ledger | None, str | None]:
         """The ledger, None where there is none (yet), and what was wrong where there should have been one."""
@@ -170,6 +207,7 @@ def _to_form(ledger: Ledger) -> _LedgerForm:
         rebuilding=ledger.rebuilding,
         outbox=list(ledger.outbox),
         refused=sorted(ledger.refused),
+        mode=ledger.mode,
     )
 
 
@@ -184,4 +222,5 @@ def _from_form(form: _LedgerForm) -> Ledger:
         rebuilding=form.rebuilding,
         outbox=tuple(form.outbox),
         refused=frozenset(form.refused),
+        mode=form.mode,
     )

@@ -13,7 +13,7 @@ from slicebw.agent.ports import Classifier, Feed, Reporter, Shaper, Store
 from slicebw.core.changes import Classification, RemoveRoot, TableChange, TreeChange
 from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.ledger import Instant, Ledger
-from slicebw.core.model import Snapshot
+from slicebw.core.model import NodeSpec, Snapshot
 from slicebw.core.notes import node_note
 from slicebw.core.passes import PassInput, PassResult, run_pass
 from slicebw.core.plan import unmet
@@ -92,7 +92,7 @@ class Cycle:
         snapshot = self._wishes()
         device = snapshot.node.device or self._uplink
         tree = self._shaper.read(device)
-        self._leave_old_device(tree)
+        self._leave_old_device(tree, snapshot.node)
         table = self._read_table()
         result = run_pass(PassInput(snapshot, tree, table, self._ledger, self._clock()))
         saved = self._save(result.ledger)
@@ -112,11 +112,15 @@ class Cycle:
         self._table = None
 
     def _wishes(self) -> Snapshot:
-        """What the feed knows; before its first complete list, what the last agent knew."""
+        """What the feed knows; before its first complete list, what the last agent knew.
+
+        If even that is lost, the mode at least is the last one: a node that is left alone is not taken over meanwhile.
+        """
         snapshot = self._feed.snapshot()
         self.synced = snapshot.synced
         if not snapshot.synced:
-            return self._last_wishes or snapshot
+            node = replace(snapshot.node, mode=snapshot.node.mode or self._ledger.mode)
+            return self._last_wishes or replace(snapshot, node=node)
         if snapshot != self._saved_wishes:
             self._last_wishes = snapshot
             try:
@@ -126,7 +130,7 @@ class Cycle:
                 self._count_failed_save(error)
         return snapshot
 
-    def _leave_old_device(self, tree: ObservedTree) -> None:
+    def _leave_old_device(self, tree: ObservedTree, node: NodeSpec) -> None:
         """If the uplink is another device now: count what the old one still sent, and leave it as it was found."""
         old = self._ledger.device
         if old in {"", tree.device} or not self._ledger.had_tree:
@@ -140,7 +144,7 @@ class Cycle:
             return
         if left.root is not RootQdisc.OURS:
             return
-        result = run_pass(PassInput(Snapshot(), left, Classification(), self._ledger, self._clock()))
+        result = run_pass(PassInput(Snapshot(node=node), left, Classification(), self._ledger, self._clock()))
         self._save(result.ledger)
         for failed in self._shaper.apply(old, (RemoveRoot(),), result.settings.line_rate_bps):
             log.error("change refused change=%s reason=%s", failed.change, failed.reason)

@@ -6,7 +6,7 @@ A ledger is a value. :mod:`slicebw.core.usage` folds kernel counters into it, :m
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from slicebw.core.model import SliceKey, SliceLimits, TrafficClass
+from slicebw.core.model import Mode, SliceKey, SliceLimits, TrafficClass
 from slicebw.core.reports import EventNote
 
 
@@ -92,3 +92,5 @@ class Ledger:
     """Begun without a ledger to go on: what this node reported before is taken up once it is known."""
     refused: frozenset[SliceKey] = frozenset()
     """Slices for which there was no class id left, and whose owners were told so."""
+    mode: Mode | None = None
+    """What the node was in at the last pass; None before the first one."""

@@ -56,6 +56,17 @@ def node_note(reason: Reason, message: str, now_s: int) -> EventNote:
     return EventNote(f"{reason}/{now_s}", None, "", reason, True, message, now_s)
 
 
+def mode_note(device: str, before: Mode, mode: Mode, now_s: int) -> EventNote:
+    """Somebody has set the node to another mode. A person wanted it so: no warning."""
+    now = {
+        Mode.ENFORCE: f"slices on {device} are held to their limits",
+        Mode.MONITOR: f"traffic on {device} is counted and nothing is limited",
+        Mode.DISABLED: f"{device} is as it was before slicebw, and nothing is counted",
+    }[mode]
+    message = f"The mode of this node is {mode} now, it was {before}: {now}"
+    return EventNote(f"{Reason.MODE_CHANGED}/{now_s}/{mode}", None, "", Reason.MODE_CHANGED, False, message, now_s)
+
+
 def _used(used_bytes: int, budget_bytes: int) -> str:
     return f"{bytes_text(used_bytes)} of {bytes_text(budget_bytes)} ({used_bytes * 100 // budget_bytes} %)"
 

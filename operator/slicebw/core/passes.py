@@ -11,7 +11,7 @@ from slicebw.core.changes import Classification, TableChange, TreeChange
 from slicebw.core.ledger import Instant, Ledger, SliceAccount
 from slicebw.core.membership import Membership, resolve
 from slicebw.core.model import Mode, SliceKey, Snapshot, TrafficClass
-from slicebw.core.notes import node_note
+from slicebw.core.notes import mode_note, node_note
 from slicebw.core.pacing import SHORTEST_NS, Runner, next_pass_ns
 from slicebw.core.plan import plan_table, plan_tree
 from slicebw.core.reports import EventNote, NodeReport, Reason, UsageReport
@@ -59,7 +59,7 @@ def run_pass(given: PassInput) -> PassResult:
     accounts = admission.accounts
     if given.snapshot.synced:
         accounts = depart(accounts, membership.present)
-    owed = [*_rebuilt_notes(given.ledger, given.tree, settings, given.now), *admission.owed]
+    owed = [*_node_notes(given.ledger, given.tree, settings, given.now), *admission.owed]
     rolled, ended = roll_all(before, accounts, classes, settings, given.now)
     owed += ended
     verdicts = {key: judge_slice(account, settings, given.now) for key, account in rolled.items() if account.live}
@@ -74,6 +74,7 @@ def run_pass(given: PassInput) -> PassResult:
         refused=admission.refused,
         read_at=given.now,
         outbox=(*counted.outbox, *owed)[-OUTBOX_LIMIT:],
+        mode=settings.mode,
     )
     tree = _wanted_tree(settings, accounts, verdicts) if active else None
     quiet = _quiet(given, before, classes)
@@ -91,14 +92,17 @@ def run_pass(given: PassInput) -> PassResult:
     )
 
 
-def _rebuilt_notes(ledger: Ledger, tree: ObservedTree, settings: NodeSettings, now: Instant) -> list[EventNote]:
-    """A note if somebody else took our tree away: it was there at the last pass of this boot."""
+def _node_notes(ledger: Ledger, tree: ObservedTree, settings: NodeSettings, now: Instant) -> list[EventNote]:
+    """Notes if the mode is another one now, and if somebody else took away the tree of this boot's last pass."""
+    notes = []
+    if ledger.mode is not None and ledger.mode is not settings.mode:
+        notes.append(mode_note(tree.device, ledger.mode, settings.mode, now.wall_s))
     last = ledger.read_at
     had_one = ledger.had_tree and ledger.device == tree.device and settings.mode is not Mode.DISABLED
-    if not had_one or tree.root is not RootQdisc.DEFAULT or last is None or last.boot_id != now.boot_id:
-        return []
-    message = f"The HTB tree of {tree.device} had been removed by another hand; it is made again, usage continues"
-    return [node_note(Reason.TREE_REBUILT, message, now.wall_s)]
+    if had_one and tree.root is RootQdisc.DEFAULT and last is not None and last.boot_id == now.boot_id:
+        message = f"The HTB tree of {tree.device} had been removed by another hand; it is made again, usage continues"
+        notes.append(node_note(Reason.TREE_REBUILT, message, now.wall_s))
+    return notes
 
 
 def _wanted_tree(

@@ -1,0 +1,1 @@
+"""The controller: rolls the nodes' BandwidthUsages up into each SliceBandwidth's status. One per cluster."""

@@ -1,0 +1,95 @@
+"""The controller's ports: what its loop needs of the cluster. Small, so that a test can stand in for it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from slicebw.api.bandwidth_usage import NodeUsage
+from slicebw.api.slice_bandwidth import SliceStatus
+from slicebw.core.model import SliceKey, SliceSpec
+
+
+class SliceRecord(Protocol):
+    """A SliceBandwidth: its spec, and its status as it stands in the API."""
+
+    @property
+    def spec(self) -> SliceSpec:
+        """What is wanted."""
+        ...
+
+    @property
+    def status(self) -> SliceStatus:
+        """What was last written."""
+        ...
+
+
+class UsageRecord(Protocol):
+    """A BandwidthUsage, and what it takes to delete that very object."""
+
+    @property
+    def namespace(self) -> str:
+        """Where it is."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The object's own name."""
+        ...
+
+    @property
+    def uid(self) -> str:
+        """The object's identity."""
+        ...
+
+    @property
+    def owned(self) -> bool:
+        """Whether it belongs to a Node object."""
+        ...
+
+    @property
+    def usage(self) -> NodeUsage:
+        """What the node reports."""
+        ...
+
+
+class ClusterFeed(Protocol):
+    """What is known of the cluster; cheap, and callable from any thread."""
+
+    def synced(self) -> bool:
+        """Whether complete lists of SliceBandwidths and BandwidthUsages have been seen. Nothing is known before."""
+        ...
+
+    def changed(self) -> frozenset[SliceKey]:
+        """Slices of which anything changed since the last call, their usages included."""
+        ...
+
+    def slice_record(self, key: SliceKey) -> SliceRecord | None:
+        """One SliceBandwidth, None where there is none (any more)."""
+        ...
+
+    def usages_of(self, key: SliceKey) -> Sequence[UsageRecord]:
+        """All usages of one slice."""
+        ...
+
+    def usages(self) -> Iterable[UsageRecord]:
+        """All usages of all slices."""
+        ...
+
+    def nodes(self) -> frozenset[str] | None:
+        """The names of all Nodes, None before a complete list of them has been seen."""
+        ...
+
+
+class ClusterWriter(Protocol):
+    """What is done to the cluster. Waits for the API server, for a bounded time."""
+
+    def write(self, statuses: Mapping[SliceKey, SliceStatus]) -> Mapping[SliceKey, str]:
+        """Write statuses, and say which could not be written, and why. A slice that is gone counts as written."""
+        ...
+
+    def node_exists(self, name: str) -> bool | None:
+        """Ask the API server itself whether there is such a Node; None where it does not say."""
+        ...
+
+    def delete_usage(self, namespace: str, name: str, uid: str) -> bool:
+        """Delete a BandwidthUsage, only if it is still the very object; whether it is gone."""
+        ...

@@ -1,0 +1,1 @@
+"""The node's kernel: HTB classes over netlink, an nftables table, the uplink. Knows no Kubernetes."""

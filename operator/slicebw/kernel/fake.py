@@ -1,0 +1,241 @@
+"""A small kernel in memory, behind the same two ports as the real one, with faults on demand.
+
+Ships with the package so that whoever builds on the ports can test against them. One suite of tests runs over it and
+over the real kernel (tests/kernel/test_contract_*.py), so that the fake does not drift into a poor impression.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from ipaddress import ip_network
+
+from slicebw.core.changes import (
+    ChangeClass,
+    Classification,
+    CreateClass,
+    CreateRoot,
+    DeleteClass,
+    FailedChange,
+    ForgiveDebt,
+    RemoveRoot,
+    RemoveTable,
+    ReplaceTable,
+    SetLeaf,
+    TableChange,
+    TreeChange,
+    UpdateTable,
+)
+from slicebw.core.errors import KernelError, UplinkError
+from slicebw.core.settings import collapse
+from slicebw.core.tree import PARENTS, TOP, ClassSpec, ObservedClass, ObservedTree, RootQdisc, classid
+
+
+class Fault(StrEnum):
+    """What goes wrong with a change."""
+
+    REFUSED = "refused"
+    """The kernel says no; nothing is changed, the other changes go on."""
+    BEFORE = "before"
+    """The socket (or nft) fails before the change: KernelError, neither it nor any after it is carried out."""
+    AFTER = "after"
+    """The answer is lost after the change: KernelError, it holds all the same, none after it does."""
+
+
+@dataclass(slots=True)
+class FakeDevice:
+    """One device. ``root_kind`` is what ``tc qdisc show`` would call its root qdisc."""
+
+    line_rate_bps: int | None = 10_000_000_000
+    root: RootQdisc = RootQdisc.DEFAULT
+    root_kind: str = "noqueue"
+    classes: dict[int, ObservedClass] = field(default_factory=dict)
+
+    def lose_tree(self) -> None:
+        """Somebody deletes the root qdisc: all classes and their counters are gone."""
+        self.root, self.root_kind, self.classes = RootQdisc.DEFAULT, "noqueue", {}
+
+
+class FakeShaper:
+    """The Shaper port in memory. Tests reach into ``devices``; ``default_device`` carries the default route."""
+
+    def __init__(self, *names: str) -> None:
+        self.devices = {name: FakeDevice() for name in names or ("uplink0",)}
+        self.default_device: str | None = next(iter(self.devices))
+        self.applied: list[TreeChange] = []
+        """Every change carried out, in order."""
+        self.torn_reads = 0
+        """How many of the next reads fail."""
+        self.faults: deque[tuple[type[TreeChange], Fault]] = deque()
+        """Each strikes once: the first one in line, at the next change of its kind."""
+        self.closed = False
+
+    def read(self, device: str | None) -> ObservedTree:
+        """One complete dump. Raises UplinkError, and KernelError while ``torn_reads`` lasts."""
+        name, found = self._find(device)
+        if self.torn_reads > 0:
+            self.torn_reads -= 1
+            raise KernelError("the list of classes kept changing while it was read")
+        classes = {minor: replace(seen) for minor, seen in found.classes.items()}
+        return ObservedTree(name, found.root, found.root_kind, classes, found.line_rate_bps)
+
+    def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
+        """Carry out changes in order; a failed one does not stop the others. Raises UplinkError, KernelError."""
+        del line_rate_bps  # bursts are nothing that can be read back
+        _, found = self._find(device)
+        failed = []
+        for change in changes:
+            fault = self._strike(change)
+            if fault is Fault.BEFORE:
+                raise KernelError(f"{change}: the kernel did not answer in time")
+            reason = "fault" if fault is Fault.REFUSED else _carry_out(found, change)
+            if reason is not None:
+                failed.append(FailedChange(change, reason))
+            else:
+                self.applied.append(change)
+            if fault is Fault.AFTER:
+                raise KernelError(f"{change}: the kernel did not answer in time")
+        return failed
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True
+
+    def send(self, minor: int, count: int, device: str | None = None) -> None:
+        """Let a class send this many bytes."""
+        _, found = self._find(device)
+        found.classes[minor].sent_bytes += count
+
+    def _find(self, device: str | None) -> tuple[str, FakeDevice]:
+        name = device or self.default_device
+        if name is None:
+            raise UplinkError(f"no default route: name the uplink; there are {', '.join(self.devices)}")
+        if name not in self.devices:
+            raise UplinkError(f"there is no device named {name}; there are {', '.join(self.devices)}")
+        return name, self.devices[name]
+
+    def _strike(self, change: TreeChange) -> Fault | None:
+        if self.faults and isinstance(change, self.faults[0][0]):
+            return self.faults.popleft()[1]
+        return None
+
+
+def _carry_out(device: FakeDevice, change: TreeChange) -> str | None:
+    """Do as the kernel does; why not, where it refuses."""
+    match change:
+        case CreateRoot():
+            if device.root is not RootQdisc.DEFAULT:
+                return "File exists"
+            device.root, device.root_kind = RootQdisc.OURS, "htb"
+            return None
+        case RemoveRoot():
+            if device.root is RootQdisc.FOREIGN:
+                return f"the root qdisc is not ours: {device.root_kind}"
+            device.lose_tree()
+            return None
+    if device.root is not RootQdisc.OURS:
+        return f"the root qdisc is not ours: {device.root_kind}"
+    return _change_class(device.classes, change)
+
+
+def _change_class(classes: dict[int, ObservedClass], change: TreeChange) -> str | None:
+    match change:
+        case CreateClass(spec):
+            if spec.minor in classes:
+                return "File exists"
+            classes[spec.minor] = _observed(spec, 0, spec.leaf_major)
+        case ChangeClass(spec) | ForgiveDebt(spec):
+            seen = classes.get(spec.minor)
+            if seen is None:
+                return f"there is no class {classid(spec.minor)}"
+            leaf_major = spec.leaf_major if isinstance(change, ForgiveDebt) else seen.leaf_major
+            classes[spec.minor] = replace(_observed(spec, seen.sent_bytes, leaf_major), parent=seen.parent)
+        case SetLeaf(minor, leaf_major):
+            if minor not in classes:
+                return f"there is no class {classid(minor)}"
+            classes[minor].leaf_major = leaf_major
+        case DeleteClass(minor):
+            if any(seen.parent == minor for seen in classes.values()):
+                return "HTB class in use"
+            classes.pop(minor, None)
+    return None
+
+
+def _observed(spec: ClassSpec, sent_bytes: int, leaf_major: int) -> ObservedClass:
+    quantum = 0 if spec.minor in (TOP, *PARENTS.values()) else spec.quantum_bytes
+    return ObservedClass(
+        spec.minor, spec.parent, spec.rate_bps, spec.ceil_bps, quantum, sent_bytes, leaf_major=leaf_major
+    )
+
+
+class FakeClassifier:
+    """The Classifier port in memory. ``table`` is what the kernel holds, None where there is no table."""
+
+    def __init__(self) -> None:
+        self.table: Classification | None = None
+        self.applied: list[TableChange] = []
+        self.faults: deque[Fault] = deque()
+        """Each strikes once, at the next change; REFUSED and BEFORE are the same here."""
+        self.failing_reads = 0
+
+    def read(self) -> Classification:
+        """What the table holds now. Raises KernelError while ``failing_reads`` lasts."""
+        if self.failing_reads > 0:
+            self.failing_reads -= 1
+            raise KernelError("nft -j list table inet slicebw: no answer")
+        return self.table or Classification(intact=False, present=False)
+
+    def apply(self, change: TableChange) -> None:
+        """Carry out one change as one transaction: all of it or nothing. Raises KernelError."""
+        fault = self.faults.popleft() if self.faults else None
+        if fault in (Fault.BEFORE, Fault.REFUSED):
+            raise KernelError("nft -f -: no answer")
+        self.table = _changed(self.table, change)
+        self.applied.append(change)
+        if fault is Fault.AFTER:
+            raise KernelError("nft -f -: no answer")
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def spoil(self) -> None:
+        """Somebody puts a rule of their own into the table."""
+        if self.table is not None:
+            self.table = replace(self.table, intact=False)
+
+
+def _changed(table: Classification | None, change: TableChange) -> Classification | None:
+    match change:
+        case RemoveTable():
+            return None
+        case ReplaceTable(wanted):
+            return Classification(dict(wanted.slices), collapse(wanted.exempt_destinations))
+        case UpdateTable():
+            if table is None:
+                raise KernelError("No such file or directory; add element inet slicebw")
+            return _updated(table, change)
+
+
+def _updated(table: Classification, change: UpdateTable) -> Classification:
+    slices = dict(table.slices)
+    for address in change.remove:
+        if slices.pop(address, None) is None:
+            raise KernelError(f"No such file or directory; delete element {address}")
+    for address, class_id in change.add:
+        if slices.setdefault(address, class_id) != class_id:
+            raise KernelError(f"File exists; add element {address}")
+    networks = set(table.exempt_destinations)
+    for network in change.exempt_remove:
+        if network not in networks:
+            raise KernelError(f"element does not exist; delete element {network}")
+        networks.remove(network)
+    for network in change.exempt_add:
+        if _overlaps(network, networks - {network}):
+            raise KernelError(f"conflicting intervals specified; add element {network}")
+        networks.add(network)
+    return replace(table, slices=slices, exempt_destinations=frozenset(networks))
+
+
+def _overlaps(network: str, others: set[str]) -> bool:
+    one = ip_network(network)
+    return any(other.version == one.version and one.overlaps(other) for other in map(ip_network, others))

@@ -1,0 +1,100 @@
+"""The thread in which everything talks to the API server, apart from the watches: nobody else ever waits for it."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from slicebw.kube.client import ApiClient
+from slicebw.kube.connection import Connection
+from slicebw.kube.health import ApiHealth
+
+_T = TypeVar("_T")
+
+RESTART_AFTER_S: Final = 5.0
+
+GOODBYE_S: Final = 0.05
+"""A closed connection is only gone after some more turns of its event loop."""
+
+
+class ApiThread:
+    """A thread with an event loop and one :class:`ApiClient`. Starts whether or not the API server is there."""
+
+    def __init__(self, connect: Callable[[], Connection], user_agent: str, health: ApiHealth | None = None) -> None:
+        """Prepare; nothing runs before :meth:`start`.
+
+        Args:
+            connect: reads the credentials, for instance ``lambda: connection.load(path)``; also used by the watches.
+            user_agent: of every request of this process.
+            health: where trouble is logged and counted.
+        """
+        self.connect = connect
+        self.user_agent = user_agent
+        self.health = health or ApiHealth()
+        self.client = ApiClient(connect, user_agent, self.health)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="api", daemon=True)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Cancel whatever runs, close the connections, and end the thread."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout_s)
+
+    def submit(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
+        """Run a coroutine in the thread; the result is the caller's to look at."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, work: Coroutine[Any, Any, _T], timeout_s: float) -> _T:
+        """Run a coroutine in the thread and wait for its result. Raises TimeoutError, and what it raises."""
+        future = self.submit(work)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+    def keep_running(self, what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine in the thread until it ends by itself; one that fails is logged, counted, begun again."""
+        self._loop.call_soon_threadsafe(self._spawn, what, work)
+
+    def soon(self, act: Callable[[], object]) -> None:
+        """Call a plain function in the thread; does nothing after :meth:`stop`."""
+        try:
+            self._loop.call_soon_threadsafe(act)
+        except RuntimeError:  # the loop was closed: asking first would still be a race
+            return
+
+    def _spawn(self, what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._loop.create_task(self._guard(what, work), name=what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - logged and counted in one place, and begun again
+                self.health.failed("internal", f"{what} failed; beginning again in {RESTART_AFTER_S:.0f} s", error)
+                await asyncio.sleep(RESTART_AFTER_S)
+            else:
+                return
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            pending = asyncio.all_tasks(self._loop)
+            for task in pending:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            self._loop.run_until_complete(self.client.close())
+            self._loop.run_until_complete(asyncio.sleep(GOODBYE_S))
+            self._loop.close()

@@ -1,0 +1,212 @@
+"""The controller's two ports over the API: a slim copy of the whole cluster, and the few writes it makes."""
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from slicebw.api import bandwidth_usage, kinds, slice_bandwidth
+from slicebw.api.bandwidth_usage import NodeUsage
+from slicebw.api.fields import FieldError
+from slicebw.api.slice_bandwidth import SliceStatus
+from slicebw.core.model import SliceKey, SliceSpec
+from slicebw.kube.background import ApiThread
+from slicebw.kube.cache import Change
+from slicebw.kube.client import ApiRefused, ApiUnreachable
+from slicebw.kube.mirror import Mirror
+from slicebw.kube.resources import BANDWIDTH_USAGES, NODES, SLICE_BANDWIDTHS, Object
+from slicebw.kube.watch import Watched
+
+PAGE_SIZE: Final = 500
+"""Usages are the one list that grows with slices times nodes: it is read in pages, whole it would fill the memory."""
+
+CONCURRENT_WRITES: Final = 8
+CALL_TIMEOUT_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SliceCopy:
+    """What is kept of a SliceBandwidth: its spec, and its status as it stands in the API."""
+
+    spec: SliceSpec
+    status: SliceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class UsageCopy:
+    """What is kept of a BandwidthUsage. ``owned``: it belongs to a Node object."""
+
+    namespace: str
+    name: str
+    uid: str
+    owned: bool
+    usage: NodeUsage
+
+
+class ApiClusterFeed:
+    """Mirrors SliceBandwidths, BandwidthUsages and Nodes of the whole cluster (the controller's ``ClusterFeed``)."""
+
+    def __init__(self, api: ApiThread, wake: Callable[[], None]) -> None:
+        """Know nothing yet; nothing runs before :meth:`start`. ``wake`` is called after each change that matters."""
+        self._api = api
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._slices: dict[SliceKey, SliceCopy] = {}
+        self._usages: dict[SliceKey, dict[str, UsageCopy]] = defaultdict(dict)
+        self._changed: set[SliceKey] = set()
+        self._slice_mirror = Mirror(api, Watched(SLICE_BANDWIDTHS), _slice, self._slice_changed, wake)
+        usages = Watched(BANDWIDTH_USAGES, page_size=PAGE_SIZE)
+        self._usage_mirror = Mirror(api, usages, self._usage, self._usage_changed, wake)
+        self._node_mirror = Mirror(api, Watched(NODES), _node, lambda _: wake(), wake)
+        self._mirrors: tuple[Mirror[Any], ...] = (self._slice_mirror, self._usage_mirror, self._node_mirror)
+
+    def start(self) -> None:
+        """Begin to watch. Returns at once; see :meth:`synced`."""
+        for mirror in self._mirrors:
+            mirror.start()
+
+    def stop(self) -> None:
+        """End the watches; what is known stays readable."""
+        for mirror in self._mirrors:
+            mirror.ask_to_stop()
+        for mirror in self._mirrors:
+            mirror.stop()
+
+    def synced(self) -> bool:
+        """Whether complete lists of SliceBandwidths and BandwidthUsages have been seen."""
+        return self._slice_mirror.listed and self._usage_mirror.listed
+
+    def changed(self) -> frozenset[SliceKey]:
+        """Slices of which anything changed since the last call, their usages included."""
+        with self._lock:
+            changed, self._changed = self._changed, set()
+        return frozenset(changed)
+
+    def slice_record(self, key: SliceKey) -> SliceCopy | None:
+        """One SliceBandwidth, None where there is none (any more)."""
+        with self._lock:
+            return self._slices.get(key)
+
+    def usages_of(self, key: SliceKey) -> Sequence[UsageCopy]:
+        """All usages of one slice."""
+        with self._lock:
+            return tuple(self._usages.get(key, {}).values())
+
+    def usages(self) -> Iterable[UsageCopy]:
+        """All usages of all slices."""
+        with self._lock:
+            return [usage for usages in self._usages.values() for usage in usages.values()]
+
+    def nodes(self) -> frozenset[str] | None:
+        """The names of all Nodes, None before a complete list of them has been seen."""
+        return frozenset(self._node_mirror.values()) if self._node_mirror.listed else None
+
+    def note_written(self, obj: Object) -> None:
+        """Take note of a SliceBandwidth as a write of ours left it, ahead of the watch."""
+        self._slice_mirror.see(obj)
+
+    def _slice_changed(self, change: Change[SliceCopy]) -> None:
+        some = change.after or change.before
+        if some is None:
+            return
+        with self._lock:
+            if change.after is None:
+                self._slices.pop(some.spec.key, None)
+            else:
+                self._slices[some.spec.key] = change.after
+            self._changed.add(some.spec.key)
+        self._wake()
+
+    def _usage_changed(self, change: "Change[UsageCopy | None]") -> None:
+        with self._lock:
+            if change.before is not None:
+                key = change.before.usage.report.key
+                self._usages[key].pop(change.before.name, None)
+                if not self._usages[key]:
+                    del self._usages[key]
+                self._changed.add(key)
+            if change.after is not None:
+                key = change.after.usage.report.key
+                self._usages[key][change.after.name] = change.after
+                self._changed.add(key)
+        self._wake()
+
+    def _usage(self, obj: Object) -> UsageCopy | None:
+        """What is kept of a BandwidthUsage; None for one that cannot be read, which then counts for nothing."""
+        metadata = obj["metadata"]
+        try:
+            usage = bandwidth_usage.parse(obj)
+        except FieldError as error:
+            self._api.health.complain(f"unreadable {metadata['uid']}", f"passed over: {error}", "parse")
+            return None
+        owners = metadata.get("ownerReferences") or ()
+        owned = any(owner.get("kind") == "Node" for owner in owners)
+        return UsageCopy(metadata["namespace"], metadata["name"], metadata["uid"], owned, usage)
+
+
+class ApiClusterWriter:
+    """The controller's writes (its ``ClusterWriter``). Called from the controller's thread, which waits."""
+
+    def __init__(self, api: ApiThread, feed: ApiClusterFeed) -> None:
+        """Write through ``api``; what the API server answers is shown to ``feed`` at once."""
+        self._api = api
+        self._feed = feed
+
+    def write(self, statuses: Mapping[SliceKey, SliceStatus]) -> Mapping[SliceKey, str]:
+        """Write statuses, and say which could not be written, and why. A slice that is gone counts as written."""
+        try:
+            return self._api.call(self._write_all(statuses), CALL_TIMEOUT_S)
+        except TimeoutError:
+            return dict.fromkeys(statuses, "no answer in time")
+
+    def node_exists(self, name: str) -> bool | None:
+        """Ask the API server itself whether there is such a Node; None where it does not say."""
+        try:
+            self._api.call(self._api.client.get(NODES.path(name=name)), CALL_TIMEOUT_S)
+        except ApiRefused as refusal:
+            return False if refusal.not_found else None
+        except (ApiUnreachable, TimeoutError):
+            return None
+        return True
+
+    def delete_usage(self, namespace: str, name: str, uid: str) -> bool:
+        """Delete a BandwidthUsage, only if it is still the very object; whether it is gone."""
+        try:
+            self._api.call(self._api.client.delete(BANDWIDTH_USAGES, namespace, name, uid), CALL_TIMEOUT_S)
+        except ApiRefused as refusal:
+            self._api.health.complain(f"delete usage {refusal.status}", str(refusal))
+            return False
+        except (ApiUnreachable, TimeoutError):
+            return False
+        return True
+
+    async def _write_all(self, statuses: Mapping[SliceKey, SliceStatus]) -> dict[SliceKey, str]:
+        gate = asyncio.Semaphore(CONCURRENT_WRITES)
+        failures: dict[SliceKey, str] = {}
+
+        async def write(key: SliceKey, status: SliceStatus) -> None:
+            async with gate:
+                try:
+                    body = slice_bandwidth.status_object(key, status)
+                    answer = await self._api.client.apply(SLICE_BANDWIDTHS, body, kinds.CONTROLLER_MANAGER, "status")
+                except ApiUnreachable as error:
+                    failures[key] = str(error)
+                except ApiRefused as refusal:
+                    if not refusal.not_found:
+                        self._api.health.complain(f"status {refusal.status}", str(refusal))
+                        failures[key] = str(refusal)
+                else:
+                    self._feed.note_written(answer)
+
+        await asyncio.gather(*(write(key, status) for key, status in statuses.items()))
+        return failures
+
+
+def _slice(obj: Object) -> SliceCopy:
+    return SliceCopy(slice_bandwidth.parse(obj), slice_bandwidth.parse_status(obj))
+
+
+def _node(obj: Object) -> str:
+    return str(obj["metadata"]["name"])

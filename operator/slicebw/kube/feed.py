@@ -1,0 +1,81 @@
+"""The agent's feed: what the API server wants of this node, kept in memory and ready at any time."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from slicebw.api import node_bandwidth, pod, slice_bandwidth
+from slicebw.api.kinds import DEFAULT_NODE_BANDWIDTH
+from slicebw.core.model import NodeSpec, Pod, SliceSpec, Snapshot
+from slicebw.kube.background import ApiThread
+from slicebw.kube.mirror import Mirror
+from slicebw.kube.resources import NODE_BANDWIDTHS, PODS, SLICE_BANDWIDTHS
+from slicebw.kube.watch import Watched
+
+
+class ApiFeed:
+    """Mirrors SliceBandwidths, the NodeBandwidths that concern this node, and its pods (the agent's ``Feed`` port).
+
+    It survives the absence of the API server and of the kinds: it goes on saying what it last knew.
+    """
+
+    def __init__(self, api: ApiThread, node_name: str, wake: Callable[[], None]) -> None:
+        """Know nothing yet; nothing runs before :meth:`start`.
+
+        Args:
+            api: where own requests are made; it is started and stopped by whoever made it.
+            node_name: this node's name in Kubernetes.
+            wake: called from some thread after each change that can matter to the node.
+        """
+        self._wake = wake
+        self._dirty = threading.Event()
+        self._lock = threading.Lock()
+        self._snapshot = Snapshot()
+        self._slices: Mirror[SliceSpec] = self._mirror(api, Watched(SLICE_BANDWIDTHS), slice_bandwidth.parse)
+        self._pods: Mirror[Pod] = self._mirror(api, Watched(PODS, f"spec.nodeName={node_name}"), pod.parse)
+        # One watch for each name: a thousand agents report their status in NodeBandwidths, and if each of them watched
+        # all of these, every report would be sent a thousand times.
+        self._nodes: dict[str, Mirror[NodeSpec]] = {
+            name: self._mirror(api, Watched(NODE_BANDWIDTHS, f"metadata.name={name}"), node_bandwidth.parse)
+            for name in (DEFAULT_NODE_BANDWIDTH, node_name)
+        }
+        self._own = self._nodes[node_name]
+
+    def start(self) -> None:
+        """Begin to watch. Returns at once; see ``snapshot().synced``."""
+        for mirror in self._mirrors():
+            mirror.start()
+
+    def stop(self) -> None:
+        """End the watches; the snapshot stays readable."""
+        for mirror in self._mirrors():
+            mirror.ask_to_stop()
+        for mirror in self._mirrors():
+            mirror.stop()
+
+    def snapshot(self) -> Snapshot:
+        """What is known now; cheap, never blocks, callable from any thread."""
+        with self._lock:
+            if self._dirty.is_set():
+                self._dirty.clear()
+                self._snapshot = self._take()
+            return self._snapshot
+
+    def _take(self) -> Snapshot:
+        own, default = self._own.values(), self._nodes[DEFAULT_NODE_BANDWIDTH].values()
+        return Snapshot(
+            slices=tuple(sorted(self._slices.values(), key=lambda one: one.key)),
+            pods=tuple(sorted(self._pods.values(), key=lambda one: (one.namespace, one.name))),
+            node=(own[0] if own else NodeSpec()).over(default[0] if default else NodeSpec()),
+            synced=all(mirror.listed for mirror in self._mirrors()),
+        )
+
+    def _mirrors(self) -> list[Mirror[Any]]:
+        return [self._slices, self._pods, *self._nodes.values()]
+
+    def _mirror(self, api: ApiThread, watched: Watched, parse: Callable[[Any], Any]) -> Mirror[Any]:
+        return Mirror(api, watched, parse, lambda _: self._changed(), self._changed, doubt_removals=True)
+
+    def _changed(self) -> None:
+        self._dirty.set()
+        self._wake()

@@ -1,0 +1,145 @@
+"""One control plane for all API tests, started once; every test has namespaces and node names of its own."""
+
+import itertools
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from slicebw.api import kinds
+from slicebw.core.model import SliceSpec
+from slicebw.kube import connection
+from slicebw.kube.background import ApiThread
+from slicebw.kube.feed import ApiFeed
+from tests.api.cluster import Cluster, eventually
+from tests.api.proxy import FaultProxy
+
+_numbers = itertools.count(1)
+
+
+class Watcher:
+    """A feed, and how often it woke its node."""
+
+    def __init__(self, api: ApiThread, node: str) -> None:
+        """Start it."""
+        self.api = api
+        self.wakes = 0
+        self.feed = ApiFeed(api, node, self._wake)
+        self.feed.start()
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def synced(self, within_s: float = 10.0) -> None:
+        """Wait for the first complete list of everything."""
+        eventually(lambda: self.feed.snapshot().synced, within_s)
+
+    def slices(self, namespace: str) -> dict[str, SliceSpec]:
+        """The slices of one namespace by name."""
+        return {one.key.name: one for one in self.feed.snapshot().slices if one.key.namespace == namespace}
+
+    def pods(self) -> dict[str, tuple[str, ...]]:
+        """The addresses of this node's pods by the pods' names."""
+        return {one.name: one.addresses for one in self.feed.snapshot().pods}
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real etcd and API server with slicebw's kinds.
+
+    Where they cannot be had the tests are skipped, unless ``SLICEBW_REQUIRE_API`` (or ``CI``) is set: then they fail.
+    """
+    try:
+        made = Cluster(tmp_path_factory.mktemp("control-plane"))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        if os.environ.get("SLICEBW_REQUIRE_API") or os.environ.get("CI"):
+            raise
+        pytest.skip(f"no control plane: {error}")
+    try:
+        made.install_crds()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def new_namespace(cluster: Cluster) -> Iterator[Callable[[], str]]:
+    """Makes namespaces, and deletes them afterwards with what is in them."""
+    made = []
+
+    def make() -> str:
+        name = f"test-{next(_numbers)}"
+        cluster.core.create_namespace({"metadata": {"name": name}})
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        cluster.delete_namespace(name)
+
+
+@pytest.fixture
+def namespace(new_namespace: Callable[[], str]) -> str:
+    """A namespace of the test's own."""
+    return new_namespace()
+
+
+@pytest.fixture
+def node(cluster: Cluster) -> Iterator[str]:
+    """A Node object of the test's own. No kubelet is behind it."""
+    name = f"node-{next(_numbers)}"
+    cluster.core.create_node({"metadata": {"name": name}})
+    yield name
+    if any(item.metadata.name == name for item in cluster.core.list_node().items):
+        cluster.core.delete_node(name)
+
+
+@pytest.fixture
+def outage(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, for tests that stop its API server or remove its kinds: both are there again afterwards."""
+    yield cluster
+    cluster.start()
+    missing = [kind.plural for kind in kinds.ALL if not cluster.has_crd(kind.plural)]
+    if missing:
+        cluster.install_crds(*missing)
+
+
+@pytest.fixture
+def proxy(cluster: Cluster, tmp_path: Path) -> Iterator[FaultProxy]:
+    """A way to the API server that can be broken without breaking it for other tests."""
+    made = FaultProxy(cluster.kubeconfig, tmp_path)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[Path], ApiThread]]:
+    """Makes started API threads by kubeconfig, and stops them afterwards."""
+    made = []
+
+    def start(kubeconfig: Path) -> ApiThread:
+        api = ApiThread(lambda: connection.load(str(kubeconfig)), "slicebw-test")
+        api.start()
+        made.append(api)
+        return api
+
+    yield start
+    for api in made:
+        api.stop()
+
+
+@pytest.fixture
+def start_feed(connect: Callable[[Path], ApiThread]) -> Iterator[Callable[..., Watcher]]:
+    """Starts feeds for a node by kubeconfig, and stops them afterwards."""
+    made = []
+
+    def start(kubeconfig: Path, node: str) -> Watcher:
+        watcher = Watcher(connect(kubeconfig), node)
+        made.append(watcher)
+        return watcher
+
+    yield start
+    for watcher in made:
+        watcher.feed.stop()

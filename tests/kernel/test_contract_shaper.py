@@ -1,0 +1,174 @@
+"""What every Shaper must do: the same tests over the fake and over the kernel."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from slicebw.agent.ports import Shaper
+from slicebw.core.changes import (
+    ChangeClass,
+    CreateClass,
+    CreateRoot,
+    DeleteClass,
+    ForgiveDebt,
+    RemoveRoot,
+    SetLeaf,
+    TreeChange,
+)
+from slicebw.core.errors import UplinkError
+from slicebw.core.plan import plan_tree, unmet
+from slicebw.core.tree import RootQdisc
+from slicebw.kernel.fake import FakeShaper
+from slicebw.kernel.htb import HtbShaper
+from tests.support.topology import UPLINK, Topology
+from tests.support.trees import LINE_RATE_BPS, creation, tree
+
+
+@dataclass
+class World:
+    """A shaper, and what others do to the device it is for."""
+
+    shaper: Shaper
+    delete_tree: Callable[[], object]
+    put_foreign_root: Callable[[], object]
+    send: Callable[[int], int]
+    """Let the default class send this many packets; the bytes that makes."""
+
+    def apply(self, *changes: TreeChange) -> list[TreeChange]:
+        """Carry out changes; those that were refused."""
+        return [failed.change for failed in self.shaper.apply(UPLINK, changes, LINE_RATE_BPS)]
+
+
+@pytest.fixture(params=["fake", "kernel"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """An uplink as the kernel made it."""
+    if request.param == "fake":
+        fake = FakeShaper(UPLINK)
+        device = fake.devices[UPLINK]
+
+        def put_foreign_root() -> None:
+            device.root, device.root_kind = RootQdisc.FOREIGN, "tbf"
+
+        def send(packets: int) -> int:
+            fake.send(0x1FFF, packets * 1042)
+            return packets * 1042
+
+        yield World(fake, device.lose_tree, put_foreign_root, send)
+        return
+    lab: Topology = request.getfixturevalue("lab")
+    run = lab.node.run
+    shaper = HtbShaper()
+    foreign = ("tc", "qdisc", "add", "dev", UPLINK, "root", "tbf", "rate", "1mbit", "burst", "10k", "limit", "100k")
+    yield World(
+        shaper,
+        lambda: run("tc", "qdisc", "del", "dev", UPLINK, "root"),
+        lambda: run(*foreign),
+        lambda packets: lab.send_udp(lab.node, lab.sink.address, packets, 1000),
+    )
+    shaper.close()
+
+
+def test_an_uplink_as_found_has_a_default_root_and_no_classes(world: World) -> None:
+    seen = world.shaper.read(UPLINK)
+    assert (seen.device, seen.root, seen.root_kind) == (UPLINK, RootQdisc.DEFAULT, "noqueue")
+    assert (dict(seen.classes), seen.line_rate_bps) == ({}, 10_000_000_000)
+
+
+def test_without_a_name_it_is_the_device_of_the_default_route(world: World) -> None:
+    assert world.shaper.read(None) == world.shaper.read(UPLINK)
+
+
+def test_a_tree_made_is_a_tree_seen(world: World) -> None:
+    wanted = tree()
+    assert world.apply(*creation(wanted)) == []
+    seen = world.shaper.read(UPLINK)
+    assert (seen.root, seen.root_kind) == (RootQdisc.OURS, "htb")
+    assert seen.classes.keys() == wanted.keys()
+    for minor, spec in wanted.items():
+        one = seen.classes[minor]
+        assert (one.minor, one.parent, one.rate_bps, one.ceil_bps) == (minor, spec.parent, spec.rate_bps, spec.ceil_bps)
+        assert (one.quantum_bytes, one.leaf_major) == (spec.quantum_bytes, spec.leaf_major)
+    assert plan_tree(wanted, seen, ()) == ()
+    assert unmet(creation(wanted), seen) == ()
+
+
+def test_a_change_keeps_what_was_counted(world: World) -> None:
+    wanted = tree()
+    world.apply(*creation(wanted))
+    before = world.shaper.read(UPLINK).classes[0x1FFF].sent_bytes
+    sent = world.send(3)
+    default = wanted[0x1FFF]
+    for change in (
+        ChangeClass(replace(default, ceil_bps=80_000, quantum_bytes=3200)),
+        ForgiveDebt(replace(default, ceil_bps=8_000_000, quantum_bytes=3200)),
+        SetLeaf(0x1FFF, 0x7000),
+    ):
+        assert world.apply(change) == []
+        assert unmet([change], world.shaper.read(UPLINK)) == ()
+    after = world.shaper.read(UPLINK).classes[0x1FFF]
+    assert before + sent <= after.sent_bytes < before + sent + 500
+    assert (after.ceil_bps, after.quantum_bytes, after.leaf_major) == (8_000_000, 3200, 0x7000)
+    assert 0x3000 not in world.shaper.read(UPLINK).classes
+
+
+def test_refused_changes_are_reported_and_the_others_hold(world: World) -> None:
+    wanted = tree()
+    world.apply(*creation(wanted))
+    absent = replace(wanted[0x1001], minor=0x1777, leaf_major=0x1777)
+    slower = ChangeClass(replace(wanted[0x1001], ceil_bps=8000))
+    refused: list[TreeChange] = [
+        CreateRoot(),
+        CreateClass(wanted[0x1002]),
+        ChangeClass(absent),
+        ForgiveDebt(absent),
+        SetLeaf(0x1777, 0x1777),
+        DeleteClass(0x10),
+    ]
+    assert world.apply(*refused[:3], slower, *refused[3:], DeleteClass(0x2002)) == refused
+    seen = world.shaper.read(UPLINK).classes
+    assert seen[0x1001].ceil_bps == 8000
+    assert wanted.keys() - seen.keys() == {0x2002}
+
+
+def test_what_is_gone_already_may_be_deleted_again(world: World) -> None:
+    world.apply(*creation(tree()))
+    assert world.apply(DeleteClass(0x1002), DeleteClass(0x1002), DeleteClass(0x1777)) == []
+    assert world.apply(RemoveRoot(), RemoveRoot()) == []
+    assert world.shaper.read(UPLINK).root is RootQdisc.DEFAULT
+
+
+def test_a_class_made_anew_counts_from_zero(world: World) -> None:
+    wanted = tree()
+    world.apply(*creation(wanted))
+    world.send(3)
+    assert world.shaper.read(UPLINK).classes[0x1FFF].sent_bytes > 3000
+    assert world.apply(DeleteClass(0x1FFF), CreateClass(wanted[0x1FFF])) == []
+    assert world.shaper.read(UPLINK).classes[0x1FFF].sent_bytes < 500
+
+
+def test_a_tree_deleted_by_others_is_made_again(world: World) -> None:
+    wanted = tree()
+    world.apply(*creation(wanted))
+    world.delete_tree()
+    seen = world.shaper.read(UPLINK)
+    assert seen.root is RootQdisc.DEFAULT
+    assert world.apply(*plan_tree(wanted, seen, ())) == []
+    assert plan_tree(wanted, world.shaper.read(UPLINK), ()) == ()
+
+
+def test_without_our_root_no_class_is_touched(world: World) -> None:
+    changes: list[TreeChange] = [CreateClass(tree()[1]), DeleteClass(0x1001), SetLeaf(0x1001, 0x1001)]
+    assert world.apply(*changes) == changes
+    world.put_foreign_root()
+    changes = [*creation(tree()), RemoveRoot()]
+    assert world.apply(*changes) == changes
+    seen = world.shaper.read(UPLINK)
+    assert (seen.root, seen.root_kind, dict(seen.classes)) == (RootQdisc.FOREIGN, "tbf", {})
+
+
+def test_a_device_that_is_not_there_is_an_error_that_names_it(world: World) -> None:
+    with pytest.raises(UplinkError, match=r"^there is no device named wlan7; there are "):
+        world.shaper.read("wlan7")
+    with pytest.raises(UplinkError, match=r"^there is no device named wlan7; there are "):
+        world.shaper.apply("wlan7", [CreateRoot()], LINE_RATE_BPS)

@@ -1,0 +1,180 @@
+"""The fast decoder against tc, against odd layouts, and against dumps that are torn."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+import pytest
+
+from slicebw.core.changes import CreateClass, RemoveRoot, SetLeaf
+from slicebw.core.errors import KernelError
+from slicebw.core.tree import ClassSpec, ObservedClass, leaf
+from slicebw.kernel import codec
+from slicebw.kernel.dump import ClassDecoder, read_classes
+from slicebw.kernel.htb import HtbShaper
+from slicebw.kernel.netlink import NetlinkSocket, TornDumpError
+from slicebw.kernel.uplink import find_link
+from tests.support.topology import UPLINK, Topology, wait_until
+from tests.support.trees import EXEMPT, LINE_RATE_BPS, STANDARD, creation, tree
+
+
+def as_specs(seen: Mapping[int, ObservedClass]) -> dict[int, ClassSpec]:
+    return {
+        minor: ClassSpec(one.minor, one.parent, one.rate_bps, one.ceil_bps, one.quantum_bytes, one.leaf_major)
+        for minor, one in seen.items()
+    }
+
+
+def test_every_number_is_what_tc_shows(lab: Topology, shaper: HtbShaper) -> None:
+    wanted = tree()
+    wanted[0x1001] = ClassSpec(0x1001, 0x10, 64_000, 1_000_000, 4800, 0x1001)
+    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    sent = lab.send_udp(lab.node, lab.sink.address, 3, 700)  # no table: default
+    seen = shaper.read(UPLINK).classes
+    assert seen[0x1FFF].sent_bytes >= sent
+    shown = lab.node.run("tc", "-s", "-d", "class", "show", "dev", UPLINK)
+    pattern = (
+        r"class htb 1:(\w+) (?:root|parent 1:(\w+)) (?:leaf (\w+): )?(?:prio 0 )?"
+        r"(?:quantum (\d+) )?rate (\S+) ceil (\S+) .*\n Sent (\d+) bytes"
+    )
+    by_tc = {
+        int(minor, 16): (int(parent or "0", 16), int(major or "0", 16), rate, ceil, int(quantum or 0), int(count))
+        for minor, parent, major, quantum, rate, ceil, count in re.findall(pattern, shown)
+    }
+    assert by_tc.keys() == wanted.keys() == seen.keys()
+    assert by_tc[0x1001] == (0x10, 0x1001, "64Kbit", "1Mbit", 4800, seen[0x1001].sent_bytes)
+    assert by_tc[0x1FFF] == (0x10, 0x1FFF, "8bit", "10Gbit", 1600, seen[0x1FFF].sent_bytes)
+    for minor, one in seen.items():
+        assert by_tc[minor][:2] == (one.parent, one.leaf_major)
+        assert by_tc[minor][5] == one.sent_bytes
+    assert as_specs(seen) == wanted
+
+
+@pytest.mark.parametrize("line_rate_bps", [34_359_738_360, 34_359_738_368, 100_000_000_000, 3_200_000_000_000])
+def test_rates_above_32_bits_stand_beside_others(lab: Topology, shaper: HtbShaper, line_rate_bps: int) -> None:
+    wanted = tree(range(1, 400), line_rate_bps=line_rate_bps)
+    for number in range(1, 400, 3):
+        minor = leaf(STANDARD, number)
+        wanted[minor] = ClassSpec(minor, 0x10, 8, 8_000 * number, 1600, minor)
+        minor = leaf(EXEMPT, number)
+        wanted[minor] = ClassSpec(minor, 0x20, line_rate_bps - 8, line_rate_bps, 1600, minor)
+    assert shaper.apply(UPLINK, creation(wanted), line_rate_bps) == []
+    assert as_specs(shaper.read(UPLINK).classes) == wanted
+
+
+def test_classes_of_other_qdiscs_on_the_device_are_passed_over(lab: Topology, shaper: HtbShaper) -> None:
+    wanted = tree()
+    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    lab.node.run(
+        "tc",
+        "-batch",
+        "-",
+        text=f"""
+        qdisc replace dev {UPLINK} parent 1:1001 handle 5: htb default 7
+        class add dev {UPLINK} parent 5: classid 5:7 htb rate 1mbit
+        class add dev {UPLINK} parent 5: classid 5:1002 htb rate 2mbit
+        qdisc replace dev {UPLINK} parent 1:1002 handle 6: tbf rate 1mbit burst 10k limit 100k
+        """,
+    )
+    assert lab.node.run("tc", "class", "show", "dev", UPLINK).count("class ") == len(wanted) + 3
+    seen = as_specs(shaper.read(UPLINK).classes)
+    assert seen.keys() == wanted.keys()
+    assert (seen[0x1001].leaf_major, seen[0x1002].leaf_major) == (5, 6)
+    # Listed without naming a parent they do come: those of other kinds are no htb classes of ours.
+    netlink = NetlinkSocket()
+    classes: dict[int, ObservedClass] = {}
+    decoder = ClassDecoder()
+    request = codec.TCMSG.pack(0, find_link(netlink, UPLINK).ifindex, 0, 0x60000, 0)
+    netlink.dump_into(codec.RTM_GETTCLASS, request, "listing", lambda datagram: decoder.decode(datagram, classes)[1])
+    netlink.close()
+    assert classes == {}
+
+
+def test_a_class_without_a_leaf_qdisc_of_ours_shows_none(lab: Topology, shaper: HtbShaper) -> None:
+    shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS)
+    lab.node.run("tc", "qdisc", "del", "dev", UPLINK, "parent", "1:1001")
+    assert shaper.read(UPLINK).classes[0x1001].leaf_major == 0
+    assert shaper.apply(UPLINK, [SetLeaf(0x1001, 0x1001)], LINE_RATE_BPS) == []
+    assert shaper.read(UPLINK).classes[0x1001].leaf_major == 0x1001
+
+
+def test_one_message_at_a_time_decodes_to_the_same_as_all_at_once(lab: Topology, shaper: HtbShaper) -> None:
+    shaper.apply(UPLINK, creation(tree(range(1, 300), line_rate_bps=100_000_000_000)), LINE_RATE_BPS)
+    lab.send_udp(lab.node, lab.sink.address, 50)
+    datagrams: list[bytes] = []
+    netlink = NetlinkSocket()
+    at_once = ClassDecoder()
+    together: dict[int, ObservedClass] = {}
+
+    def take(datagram: memoryview) -> int:
+        datagrams.append(bytes(datagram))
+        return at_once.decode(datagram, together)[1]
+
+    request = codec.TCMSG.pack(0, find_link(netlink, UPLINK).ifindex, 0, codec.ROOT_HANDLE, 0)
+    netlink.dump_into(codec.RTM_GETTCLASS, request, "listing", take)
+    netlink.close()
+    singly: dict[int, ObservedClass] = {}
+    count = 0
+    for datagram in datagrams:
+        position = 0
+        while position < len(datagram):
+            length = int.from_bytes(datagram[position : position + 4], "little")
+            count += ClassDecoder().decode(memoryview(datagram[position : position + length]), singly)[0]
+            position += length
+    assert count == len(together)
+    assert {minor: asdict(one) for minor, one in singly.items()} == {m: asdict(one) for m, one in together.items()}
+
+
+class Torn(NetlinkSocket):
+    """A socket whose next dumps are torn."""
+
+    torn = 0
+
+    def dump_into(self, kind: int, payload: bytes, what: str, consume: Callable[[memoryview], int]) -> None:
+        """Half a dump, then what the kernel says where one was interrupted."""
+        if self.torn > 0:
+            self.torn -= 1
+            super().dump_into(kind, payload, what, consume)
+            raise TornDumpError
+        super().dump_into(kind, payload, what, consume)
+
+
+def test_a_torn_dump_is_made_again_and_given_up_in_the_end(lab: Topology, shaper: HtbShaper) -> None:
+    wanted = tree()
+    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    netlink = Torn()
+    ifindex = find_link(netlink, UPLINK).ifindex
+    netlink.torn = 4
+    assert read_classes(netlink, ifindex, ClassDecoder()).keys() == wanted.keys()
+    netlink.torn = 5
+    with pytest.raises(KernelError, match="kept changing"):
+        read_classes(netlink, ifindex, ClassDecoder())
+    netlink.close()
+
+
+def test_a_class_listed_twice_gives_a_torn_dump_away(lab: Topology, shaper: HtbShaper) -> None:
+    shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS)
+
+    class Stuttering(NetlinkSocket):
+        dumps = 0
+
+        def dump_into(self, kind: int, payload: bytes, what: str, consume: Callable[[memoryview], int]) -> None:
+            self.dumps += 1
+            super().dump_into(kind, payload, what, consume)
+            if self.dumps == 1:
+                super().dump_into(kind, payload, what, consume)
+
+    netlink = Stuttering()
+    read_classes(netlink, find_link(netlink, UPLINK).ifindex, ClassDecoder())
+    assert netlink.dumps == 2
+    netlink.close()
+
+
+def test_a_dump_of_a_tree_that_is_being_taken_down_never_fails(lab: Topology, shaper: HtbShaper) -> None:
+    for _ in range(3):
+        shaper.apply(UPLINK, creation(tree(range(1, 600))), LINE_RATE_BPS)
+        remover = lab.node.popen("tc", "qdisc", "del", "dev", UPLINK, "root")
+        wait_until(lambda: not shaper.read(UPLINK).classes, "the tree is gone")
+        remover.wait()
+        assert shaper.apply(UPLINK, [RemoveRoot()], LINE_RATE_BPS) == []
+    assert shaper.apply(UPLINK, [CreateClass(tree()[1])], LINE_RATE_BPS) != []

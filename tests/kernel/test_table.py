@@ -1,0 +1,160 @@
+"""What only nftables can show of NftClassifier: tampering, what nft lists, scale, and a missing nft."""
+
+from pathlib import Path
+
+import pytest
+
+from slicebw.core.changes import Classification, ReplaceTable, UpdateTable
+from slicebw.core.errors import KernelError
+from slicebw.core.plan import plan_table
+from slicebw.kernel import nft
+from slicebw.kernel.nft import NftClassifier
+from tests.support.topology import Namespace
+
+WANTED = Classification({"10.0.0.1": 1, "10.0.0.2": 2, "fd00::1": 1}, frozenset({"192.0.2.0/24"}))
+TABLE = "inet slicebw"
+
+
+def first_handle(namespace: Namespace, words: str) -> str:
+    """The handle of the first rule that has these words."""
+    listing = namespace.run("nft", "-a", "list", "table", "inet", "slicebw")
+    (line, *_) = [line for line in listing.splitlines() if words in line]
+    return line.rpartition("# handle ")[2]
+
+
+TAMPERINGS = {
+    "a foreign rule first": [f"insert rule {TABLE} postrouting counter accept"],
+    "a foreign rule last": [f"add rule {TABLE} exempt counter"],
+    "a chain flushed": [f"flush chain {TABLE} exempt"],
+    "both chains flushed": [f"flush chain {TABLE} postrouting", f"flush chain {TABLE} exempt"],
+    "a foreign chain": [f"add chain {TABLE} other"],
+    "another policy": [f"chain {TABLE} postrouting {{ policy drop; }}"],
+    "a foreign set": [f"add set {TABLE} other {{ type ipv4_addr; }}"],
+    "a rule taken out": ["delete rule {TABLE} postrouting handle {handle}"],
+    "a rule replaced": ["replace rule {TABLE} postrouting handle {handle} iif 0 meta priority set 1:1001 accept"],
+    "a set deleted": [
+        f"flush chain {TABLE} postrouting",
+        f"delete set {TABLE} exempt_destinations4",
+    ],
+    "an address in one map only": [f"delete element {TABLE} exempt4 {{ 10.0.0.1 }}"],
+    "an address in two slices": [
+        f"delete element {TABLE} exempt4 {{ 10.0.0.1 }}",
+        f"add element {TABLE} exempt4 {{ 10.0.0.1 : 1:2002 }}",
+    ],
+    "an address in no slice": [f"add element {TABLE} standard4 {{ 10.0.0.9 : 1:1fff }}"],
+    "an address in a foreign tree": [f"add element {TABLE} standard4 {{ 10.0.0.9 : 2:1001 }}"],
+    "destinations that are no network": [f"add element {TABLE} exempt_destinations4 {{ 10.0.0.1-10.0.0.6 }}"],
+    "destinations in pieces": [f"add element {TABLE} exempt_destinations4 {{ 10.0.0.0/25, 10.0.0.128/25 }}"],
+}
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+def test_tampering_is_seen_and_the_table_is_written_anew(
+    namespace: Namespace, classifier: NftClassifier, tampering: str
+) -> None:
+    classifier.apply(ReplaceTable(WANTED))
+    assert classifier.read() == WANTED
+    handle = first_handle(namespace, "iif 0")
+    lines = [line.replace("{TABLE}", TABLE).replace("{handle}", handle) for line in TAMPERINGS[tampering]]
+    namespace.run("nft", "-f", "-", text="\n".join(lines))
+    seen = classifier.read()
+    assert (seen.present, seen.intact) == (True, False)
+    change = plan_table(WANTED, seen)
+    assert change == ReplaceTable(WANTED)
+    classifier.apply(change)
+    assert classifier.read() == WANTED
+
+
+@pytest.mark.parametrize("command", ["delete table inet slicebw", "flush ruleset"])
+def test_a_deleted_table_is_seen(namespace: Namespace, classifier: NftClassifier, command: str) -> None:
+    classifier.apply(ReplaceTable(WANTED))
+    assert classifier.read().present
+    namespace.run("nft", command)
+    assert classifier.read() == Classification(intact=False, present=False)
+
+
+@pytest.mark.parametrize("command", ["flush map inet slicebw standard4", "add element ip other places { 10.0.0.1 }"])
+def test_other_tables_and_other_elements_are_not_tampering(
+    namespace: Namespace, classifier: NftClassifier, command: str
+) -> None:
+    namespace.run("nft", "-f", "-", text="table ip other { set places { type ipv4_addr; }\n }")
+    classifier.apply(ReplaceTable(WANTED))
+    if "flush" in command:
+        namespace.run("nft", "flush map inet slicebw standard4; flush map inet slicebw exempt4")
+        assert classifier.read().slices == {"fd00::1": 1}
+    else:
+        namespace.run("nft", command)
+        assert classifier.read() == WANTED
+    assert classifier.read().intact
+
+
+def test_a_new_agent_knows_the_table_of_the_one_before(namespace: Namespace, classifier: NftClassifier) -> None:
+    classifier.apply(ReplaceTable(WANTED))
+    successor = NftClassifier()
+    assert successor.read() == WANTED
+    successor.close()
+
+
+def test_with_an_unknown_nft_the_table_is_learnt_when_it_is_written(
+    namespace: Namespace, classifier: NftClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nft, "_KNOWN_FINGERPRINTS", frozenset())
+    classifier.apply(ReplaceTable(WANTED))
+    assert classifier.read() == WANTED
+    successor = NftClassifier()
+    assert not successor.read().intact
+    successor.apply(ReplaceTable(WANTED))
+    assert successor.read() == WANTED
+    namespace.run("nft", "insert rule inet slicebw exempt counter")
+    assert not successor.read().intact
+    successor.close()
+
+
+def test_nothing_is_listed_again_while_nobody_commits(
+    namespace: Namespace, classifier: NftClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier.apply(ReplaceTable(WANTED))
+    assert classifier.read() == WANTED
+    with monkeypatch.context() as no_programs:
+        no_programs.setenv("PATH", "/nowhere")
+        assert classifier.read() == WANTED
+    namespace.run("nft", "add table ip other")
+    with monkeypatch.context() as no_programs:
+        no_programs.setenv("PATH", "/nowhere")
+        with pytest.raises(KernelError, match=r"^there is no nft program: apt install nftables$"):
+            classifier.read()
+    assert classifier.read() == WANTED
+
+
+def test_what_nft_complains_of_is_one_line(namespace: Namespace, classifier: NftClassifier) -> None:
+    classifier.apply(ReplaceTable(WANTED))
+    with pytest.raises(KernelError) as caught:
+        classifier.apply(UpdateTable(remove=("10.0.0.77",)))
+    assert str(caught.value).startswith("nft -f -: ")
+    assert "delete element inet slicebw standard4 { 10.0.0.77 }" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_eight_thousand_addresses_are_written_changed_and_read(namespace: Namespace, classifier: NftClassifier) -> None:
+    slices = {f"10.{n // 250}.0.{n % 250}": n % 4094 + 1 for n in range(4000)}
+    slices |= {f"fd00::{n:x}": n % 4094 + 1 for n in range(1, 4001)}
+    wanted = Classification(slices, frozenset({"192.0.2.0/24"}))
+    classifier.apply(ReplaceTable(wanted))
+    assert classifier.read() == wanted
+    moved = Classification({address: number % 4094 + 1 for address, number in slices.items()})
+    change = plan_table(moved, classifier.read())
+    assert isinstance(change, UpdateTable)
+    classifier.apply(change)
+    assert classifier.read() == moved
+
+
+def test_the_table_stays_when_the_classifier_goes(namespace: Namespace) -> None:
+    classifier = NftClassifier()
+    classifier.apply(ReplaceTable(WANTED))
+    classifier.close()
+    assert "map standard4" in namespace.run("nft", "list", "ruleset")
+
+
+def test_the_rendered_table_is_the_golden_one() -> None:
+    golden = Path(__file__).parent / "golden" / "table.nft"
+    assert nft.render(WANTED) == golden.read_text()

@@ -1,0 +1,106 @@
+"""Finding the uplink, with routes as nodes have them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slicebw.core.errors import UplinkError
+from slicebw.kernel.netlink import NetlinkSocket
+from slicebw.kernel.uplink import find_uplink
+from tests.support.topology import Namespace, wait_until
+
+
+@pytest.fixture
+def node(namespace: Namespace) -> Namespace:
+    """Three devices with addresses of both families, and no default route."""
+    for number, name in enumerate(("wan0", "wan1", "wan2")):
+        namespace.ip(
+            f"""
+            link add {name} type veth peer name {name}-far
+            link set {name} up
+            link set {name}-far up
+            addr add 10.0.{number}.1/24 dev {name}
+            addr add fd00:{number}::1/64 dev {name} nodad
+            """
+        )
+    return namespace
+
+
+@pytest.fixture
+def netlink(node: Namespace) -> Iterator[NetlinkSocket]:
+    made = NetlinkSocket()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("routes", "uplink"),
+    [
+        pytest.param(["default via 10.0.1.2"], "wan1", id="the only one"),
+        pytest.param(
+            ["default via 10.0.0.2 metric 200", "default via 10.0.2.2 metric 100"], "wan2", id="lowest metric"
+        ),
+        pytest.param(["default via 10.0.0.2 metric 1", "default via 10.0.1.2"], "wan1", id="no metric is the lowest"),
+        pytest.param(["default nexthop via 10.0.2.2 nexthop via 10.0.0.2"], "wan2", id="first of several next hops"),
+        pytest.param(["::/0 via fd00:1::2"], "wan1", id="IPv6 only"),
+        pytest.param(["::/0 nexthop via fd00:2::2 nexthop via fd00::2"], "wan2", id="IPv6 with several next hops"),
+        pytest.param(
+            ["default via 10.0.2.2 metric 500", "::/0 via fd00:1::2 metric 1"], "wan2", id="IPv4 goes before IPv6"
+        ),
+        pytest.param(["default via 10.0.0.2 table 100", "default via 10.0.1.2"], "wan1", id="only the main table"),
+        pytest.param(["unreachable default", "::/0 via fd00:1::2"], "wan1", id="only unicast routes"),
+        pytest.param(["0.0.0.0/1 via 10.0.0.2", "default via 10.0.1.2"], "wan1", id="half of everything is no default"),
+    ],
+)
+def test_the_uplink_carries_the_default_route(
+    node: Namespace, netlink: NetlinkSocket, routes: list[str], uplink: str
+) -> None:
+    node.ip("".join(f"route add {route}\n" for route in routes))
+    assert find_uplink(netlink, None).name == uplink
+
+
+def test_a_device_can_be_named_against_the_default_route(node: Namespace, netlink: NetlinkSocket) -> None:
+    node.ip("route add default via 10.0.0.2\n")
+    found = find_uplink(netlink, "wan1")
+    assert (found.name, found.up) == ("wan1", True)
+    assert f"{found.ifindex}: wan1@" in node.run("ip", "link", "show", "wan1")
+
+
+def test_without_a_default_route_the_error_lists_the_devices(node: Namespace, netlink: NetlinkSocket) -> None:
+    with pytest.raises(UplinkError) as caught:
+        find_uplink(netlink, None)
+    assert str(caught.value) == (
+        "no default route in the main table, IPv4 or IPv6: name the uplink; "
+        "there are lo, wan0-far, wan0, wan1-far, wan1, wan2-far, wan2"
+    )
+
+
+@pytest.mark.parametrize("name", ["eth7", "a-name-longer-than-any-device-has", "a-name-longer-than", ""])
+def test_a_device_that_is_not_there_is_named_beside_those_that_are(
+    node: Namespace, netlink: NetlinkSocket, name: str
+) -> None:
+    with pytest.raises(UplinkError) as caught:
+        find_uplink(netlink, name)
+    assert str(caught.value).startswith(f"there is no device named {name}; there are lo, ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_switched_off_is_found_and_said_to_be_down(node: Namespace, netlink: NetlinkSocket) -> None:
+    node.ip("link set wan0 down\n")
+    assert not find_uplink(netlink, "wan0").up
+    node.ip("link set wan1-far down\n")
+    wait_until(lambda: not find_uplink(netlink, "wan1").up, "wan1 has lost its carrier")
+
+
+def test_the_line_rate_is_what_the_driver_says_or_unknown(node: Namespace, netlink: NetlinkSocket) -> None:
+    node.ip("link add name quiet type ifb\nlink set quiet up\n")
+    assert find_uplink(netlink, "wan0").line_rate_bps == 10_000_000_000
+    assert find_uplink(netlink, "quiet").line_rate_bps is None
+    assert find_uplink(netlink, "lo").line_rate_bps is None
+
+
+@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="no /dev/net/tun")
+def test_the_speed_that_tun_makes_up_is_not_believed(node: Namespace, netlink: NetlinkSocket) -> None:
+    node.ip("tuntap add name tun0 mode tun\n")
+    assert find_uplink(netlink, "tun0").line_rate_bps is None

@@ -1,0 +1,163 @@
+"""Somebody else's changes wake us; our own do not. Notifications come in order, so a later one ends the waiting."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from slicebw.core.changes import ChangeClass, Classification, ForgiveDebt, RemoveTable, ReplaceTable, UpdateTable
+from slicebw.kernel.htb import HtbShaper
+from slicebw.kernel.nft import NftClassifier
+from tests.support.topology import UPLINK, Topology, wait_until
+from tests.support.trees import LINE_RATE_BPS, creation, tree
+
+
+class Wakes:
+    """Counts how often it was called, and from where."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.threads: set[str] = set()
+
+    def __call__(self) -> None:
+        """Be woken."""
+        self.threads.add(threading.current_thread().name)
+        self.count += 1
+
+    def grows_by_one_when(self, disturb: Callable[[], object]) -> None:
+        """Let somebody cause one notification: everything before it must have been passed over."""
+        before = self.count
+        disturb()
+        wait_until(lambda: self.count > before, "we are woken", 1)
+        assert self.count == before + 1
+
+
+@pytest.fixture
+def wakes() -> Wakes:
+    return Wakes()
+
+
+@pytest.fixture
+def watching(lab: Topology, shaper: HtbShaper, wakes: Wakes) -> HtbShaper:
+    shaper.watch(wakes)
+    assert shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS) == []
+    shaper.read(None)
+    return shaper
+
+
+def disturbance(lab: Topology) -> Callable[[], object]:
+    """One change by somebody else, which makes one notification."""
+    line = f"class change dev {UPLINK} parent 1:10 classid 1:1001 htb rate 8bit ceil 5mbit quantum 1600\n"
+    return lambda: lab.node.run("tc", "-batch", "-", text=line)
+
+
+def test_our_own_changes_and_readings_do_not_wake_us(lab: Topology, watching: HtbShaper, wakes: Wakes) -> None:
+    for _ in range(20):
+        spec = tree()[0x1002]
+        assert watching.apply(UPLINK, [ChangeClass(spec), ForgiveDebt(spec)], LINE_RATE_BPS) == []
+        watching.read(UPLINK)
+    assert wakes.count == 0
+    wakes.grows_by_one_when(disturbance(lab))
+    assert wakes.threads == {"watcher"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"tc qdisc del dev {UPLINK} root",
+        f"tc class del dev {UPLINK} classid 1:1001",
+        f"tc class add dev {UPLINK} parent 1:10 classid 1:1005 htb rate 1mbit",
+        f"tc qdisc replace dev {UPLINK} parent 1:1001 pfifo limit 3",
+        f"ip link set {UPLINK} down",
+        f"ip link del {UPLINK}",
+        "ip route del default",
+        "ip route replace default via 192.0.2.77",
+        "ip -6 route del default",
+    ],
+)
+def test_what_others_do_to_the_uplink_wakes_us(lab: Topology, watching: HtbShaper, wakes: Wakes, command: str) -> None:
+    lab.node.run(*command.split())
+    wait_until(lambda: wakes.count > 0, "we are woken", 1)
+
+
+def test_other_devices_and_other_routes_do_not_wake_us(lab: Topology, watching: HtbShaper, wakes: Wakes) -> None:
+    lab.add_pod()
+    lab.node.run("tc", "qdisc", "add", "dev", "pod0", "root", "pfifo")
+    lab.node.run("ip", "route", "add", "198.18.0.0/15", "via", "192.0.2.2")
+    wakes.grows_by_one_when(disturbance(lab))
+
+
+def test_before_an_uplink_is_found_every_device_counts(lab: Topology, shaper: HtbShaper, wakes: Wakes) -> None:
+    shaper.watch(wakes)
+    lab.node.run("ip", "link", "set", "pod0", "alias", "x")
+    wait_until(lambda: wakes.count > 0, "we are woken", 1)
+
+
+def test_after_close_nobody_is_woken(lab: Topology, watching: HtbShaper, wakes: Wakes) -> None:
+    watching.close()
+    disturbance(lab)()
+    assert "watcher" not in {thread.name for thread in threading.enumerate()}
+    assert wakes.count == 0
+
+
+def test_lost_notifications_wake_us(lab: Topology, watching: HtbShaper, wakes: Wakes) -> None:
+    hold = threading.Event()
+    released = threading.Event()
+
+    def slow() -> None:
+        wakes()
+        hold.wait(30)
+        released.set()
+
+    sleeper = HtbShaper()
+    sleeper.watch(slow)
+    disturbance(lab)()
+    wait_until(lambda: wakes.count >= 2, "both are woken", 1)
+    # 8 MiB of socket buffer hold some thousands of notifications; none is read meanwhile.
+    for _ in range(40):
+        watching.apply(UPLINK, [ChangeClass(spec) for spec in tree(range(1, 3)).values()] * 40, LINE_RATE_BPS)
+    count = wakes.count
+    hold.set()
+    wait_until(lambda: wakes.count > count, "what was lost wakes", 10)
+    sleeper.close()
+
+
+@pytest.fixture
+def watching_table(lab: Topology, classifier: NftClassifier, wakes: Wakes) -> NftClassifier:
+    classifier.watch(wakes)
+    classifier.apply(ReplaceTable(Classification({"10.0.0.1": 1})))
+    return classifier
+
+
+def test_our_own_transactions_do_not_wake_us(lab: Topology, watching_table: NftClassifier, wakes: Wakes) -> None:
+    for number in range(5):
+        watching_table.apply(UpdateTable(add=((f"10.0.1.{number}", 5),)))
+        watching_table.read()
+    watching_table.apply(RemoveTable())
+    watching_table.apply(ReplaceTable(Classification({"10.0.0.1": 1})))
+    assert wakes.count == 0
+    wakes.grows_by_one_when(lambda: lab.node.run("nft", "add element inet slicebw standard4 { 10.0.0.9 : 1:1009 }"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "delete table inet slicebw",
+        "flush ruleset",
+        "flush chain inet slicebw exempt",
+        "insert rule inet slicebw postrouting counter",
+        "add set inet slicebw other { type ipv4_addr; }",
+        "delete element inet slicebw standard4 { 10.0.0.1 }",
+    ],
+)
+def test_what_others_do_to_the_table_wakes_us(
+    lab: Topology, watching_table: NftClassifier, wakes: Wakes, command: str
+) -> None:
+    lab.node.run("nft", command)
+    wait_until(lambda: wakes.count > 0, "we are woken", 1)
+
+
+def test_other_tables_do_not_wake_us(lab: Topology, watching_table: NftClassifier, wakes: Wakes) -> None:
+    lab.node.run("nft", "-f", "-", text="table inet other { chain c { counter accept; }\n }")
+    lab.node.run("nft", "delete table inet other")
+    wakes.grows_by_one_when(lambda: lab.node.run("nft", "add element inet slicebw standard4 { 10.0.0.9 : 1:1009 }"))
