@@ -15,7 +15,7 @@ from slicebw.kube.background import ApiThread
 from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
 from tests.api.cluster import Cluster, eventually, slice_bandwidth, throughout
 from tests.api.proxy import FaultProxy
-from tests.api.reports import DAY_S, GB, class_usage, usage_report
+from tests.support.reports import DAY_S, GB, class_usage, usage_report
 
 Connect = Callable[[Path], ApiThread]
 Start = Callable[..., "Controller"]
@@ -153,9 +153,7 @@ def test_an_invalid_spec_is_named_with_its_field(cluster: Cluster, start: Start,
     assert "spec.standard.minRate" in condition(status_of(cluster, namespace), "Accepted")[2]
 
 
-def test_a_pod_that_an_older_slice_has_is_named_with_the_winner(
-    cluster: Cluster, start: Start, namespace: str
-) -> None:
+def test_a_pod_that_an_older_slice_has_is_named_with_the_winner(cluster: Cluster, start: Start, namespace: str) -> None:
     cluster.create(slice_bandwidth(namespace, "codeen"))
     problem = PodProblem(f"{namespace}/web", f"{OLDER_HAS_IT}{namespace}/older")
     put_usage(cluster, namespace, "n1", class_id=0, problems=(problem,))
@@ -183,9 +181,7 @@ def test_a_usage_that_is_deleted_no_longer_counts(cluster: Cluster, start: Start
     assert status_of(cluster, namespace)["standard"]["bytesUsed"] == GB
 
 
-def test_a_node_that_vanishes_takes_its_usages_along(
-    cluster: Cluster, start: Start, namespace: str, node: str
-) -> None:
+def test_a_node_that_vanishes_takes_its_usages_along(cluster: Cluster, start: Start, namespace: str, node: str) -> None:
     put_usage(cluster, namespace, node, owned=True)
     put_usage(cluster, namespace, "never-was-a-node")
     start(clear_interval_s=0.2)

@@ -15,7 +15,7 @@ from slicebw.kube.background import ApiThread
 from slicebw.kube.report import ApiReporter
 from tests.api.cluster import Cluster, eventually, node_bandwidth, throughout
 from tests.api.proxy import FaultProxy, Request
-from tests.api.reports import GB, PERIOD_START_S, capped_note, class_usage, node_report, usage_report
+from tests.support.reports import GB, PERIOD_START_S, capped_note, class_usage, node_report, usage_report
 
 Connect = Callable[[Path], ApiThread]
 
@@ -57,9 +57,7 @@ def writes(proxy: FaultProxy) -> list[Request]:
     return [request for request in proxy.requests if request.method != "GET"]
 
 
-def test_a_usage_is_what_kubectl_get_shows(
-    cluster: Cluster, reporting: Reporting, namespace: str, node: str
-) -> None:
+def test_a_usage_is_what_kubectl_get_shows(cluster: Cluster, reporting: Reporting, namespace: str, node: str) -> None:
     used = class_usage(9 * GB, capped=True, rate_bps=512_000)
     reporting.usages(usage_report(namespace, standard=used))
     reporting.settled()
@@ -104,9 +102,7 @@ def test_a_later_report_replaces_everything_the_earlier_one_said(
     assert obj["standard"]["bytesUsed"] == GB
 
 
-def test_a_node_without_a_node_object_reports_too(
-    cluster: Cluster, connect: Connect, namespace: str
-) -> None:
+def test_a_node_without_a_node_object_reports_too(cluster: Cluster, connect: Connect, namespace: str) -> None:
     reporting = Reporting(connect(cluster.kubeconfig), "no-such-node")
     reporting.usages(usage_report(namespace))
     reporting.settled()
@@ -126,9 +122,7 @@ def test_a_usage_that_is_over_is_deleted(cluster: Cluster, reporting: Reporting,
     assert cluster.read(kinds.BANDWIDTH_USAGE, f"goes.{node}", namespace), "the same report again, after a deletion"
 
 
-def test_the_nodes_own_status_is_made_with_its_object(
-    cluster: Cluster, reporting: Reporting, node: str
-) -> None:
+def test_the_nodes_own_status_is_made_with_its_object(cluster: Cluster, reporting: Reporting, node: str) -> None:
     reporting.reporter.report((), (), (), node_report(slices=12, capped_slices=2, root_bytes=GB))
     reporting.settled()
     try:
@@ -163,9 +157,7 @@ def test_the_nodes_own_status_leaves_a_persons_settings_alone(
         cluster.delete(kinds.NODE_BANDWIDTH, node)
 
 
-def test_a_condition_keeps_its_time_of_transition_over_a_restart(
-    cluster: Cluster, connect: Connect, node: str
-) -> None:
+def test_a_condition_keeps_its_time_of_transition_over_a_restart(cluster: Cluster, connect: Connect, node: str) -> None:
     def transition(now_s: int) -> str:
         reporting = Reporting(connect(cluster.kubeconfig), node, wall_clock=lambda: now_s)
         reporting.reporter.report((), (), (), node_report(root_bytes=now_s))
@@ -203,9 +195,7 @@ def test_an_event_is_there_once_however_often_it_is_sent(
     assert "BandwidthCapped" in cluster.kubectl("get", "events", "-n", namespace)
 
 
-def test_an_event_about_the_node_is_found_with_the_node(
-    cluster: Cluster, reporting: Reporting, node: str
-) -> None:
+def test_an_event_about_the_node_is_found_with_the_node(cluster: Cluster, reporting: Reporting, node: str) -> None:
     note = EventNote(f"TreeRebuilt/{node}", None, "", Reason.TREE_REBUILT, True, "made again", PERIOD_START_S)
     reporting.events(note)
     reporting.settled()
@@ -237,9 +227,7 @@ def test_reports_about_a_namespace_that_is_going_are_let_go(
     assert reporting.reporter.delivered() == {note.id}
 
 
-def test_what_has_not_changed_is_not_written_again(
-    proxy: FaultProxy, proxied: Reporting, namespace: str
-) -> None:
+def test_what_has_not_changed_is_not_written_again(proxy: FaultProxy, proxied: Reporting, namespace: str) -> None:
     report = usage_report(namespace, standard=class_usage(GB))
     proxied.usages(report)
     proxied.settled()
@@ -287,9 +275,7 @@ def test_after_an_outage_only_the_latest_state_is_written(
     assert len(writes(proxy)) == 2
 
 
-def test_caps_and_events_go_before_figures(
-    proxy: FaultProxy, connect: Connect, namespace: str, node: str
-) -> None:
+def test_caps_and_events_go_before_figures(proxy: FaultProxy, connect: Connect, namespace: str, node: str) -> None:
     reporting = Reporting(connect(proxy.kubeconfig), node, writes_per_s=20.0, burst=1)
     names = [f"slice-{number}" for number in range(6)]
     reports = {name: usage_report(namespace, name) for name in names}
@@ -316,9 +302,7 @@ def test_the_write_budget_holds(proxy: FaultProxy, connect: Connect, namespace: 
     assert len(writes(proxy)) == 25
 
 
-def test_kinds_that_are_missing_are_waited_for(
-    outage: Cluster, connect: Connect, namespace: str, node: str
-) -> None:
+def test_kinds_that_are_missing_are_waited_for(outage: Cluster, connect: Connect, namespace: str, node: str) -> None:
     outage.remove_crds()
     reporting = Reporting(connect(outage.kubeconfig), node)
     note = capped_note(namespace)

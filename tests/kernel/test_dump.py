@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict
 
 import pytest
@@ -13,7 +14,7 @@ from slicebw.kernel import codec
 from slicebw.kernel.dump import ClassDecoder, read_classes
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.netlink import NetlinkSocket, TornDumpError
-from slicebw.kernel.uplink import find_link
+from slicebw.kernel.uplink import Links
 from tests.support.topology import UPLINK, Topology, wait_until
 from tests.support.trees import EXEMPT, LINE_RATE_BPS, STANDARD, creation, tree
 
@@ -50,6 +51,11 @@ def test_every_number_is_what_tc_shows(lab: Topology, shaper: HtbShaper) -> None
     assert as_specs(seen) == wanted
 
 
+def ifindex_of(device: str) -> int:
+    with closing(Links()) as links:
+        return links.find(device).ifindex
+
+
 @pytest.mark.parametrize("line_rate_bps", [34_359_738_360, 34_359_738_368, 100_000_000_000, 3_200_000_000_000])
 def test_rates_above_32_bits_stand_beside_others(lab: Topology, shaper: HtbShaper, line_rate_bps: int) -> None:
     wanted = tree(range(1, 400), line_rate_bps=line_rate_bps)
@@ -84,7 +90,7 @@ def test_classes_of_other_qdiscs_on_the_device_are_passed_over(lab: Topology, sh
     netlink = NetlinkSocket()
     classes: dict[int, ObservedClass] = {}
     decoder = ClassDecoder()
-    request = codec.TCMSG.pack(0, find_link(netlink, UPLINK).ifindex, 0, 0x60000, 0)
+    request = codec.TCMSG.pack(0, ifindex_of(UPLINK), 0, 0x60000, 0)
     netlink.dump_into(codec.RTM_GETTCLASS, request, "listing", lambda datagram: decoder.decode(datagram, classes)[1])
     netlink.close()
     assert classes == {}
@@ -110,7 +116,7 @@ def test_one_message_at_a_time_decodes_to_the_same_as_all_at_once(lab: Topology,
         datagrams.append(bytes(datagram))
         return at_once.decode(datagram, together)[1]
 
-    request = codec.TCMSG.pack(0, find_link(netlink, UPLINK).ifindex, 0, codec.ROOT_HANDLE, 0)
+    request = codec.TCMSG.pack(0, ifindex_of(UPLINK), 0, codec.ROOT_HANDLE, 0)
     netlink.dump_into(codec.RTM_GETTCLASS, request, "listing", take)
     netlink.close()
     singly: dict[int, ObservedClass] = {}
@@ -143,7 +149,7 @@ def test_a_torn_dump_is_made_again_and_given_up_in_the_end(lab: Topology, shaper
     wanted = tree()
     shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
     netlink = Torn()
-    ifindex = find_link(netlink, UPLINK).ifindex
+    ifindex = ifindex_of(UPLINK)
     netlink.torn = 4
     assert read_classes(netlink, ifindex, ClassDecoder()).keys() == wanted.keys()
     netlink.torn = 5
@@ -165,7 +171,7 @@ def test_a_class_listed_twice_gives_a_torn_dump_away(lab: Topology, shaper: HtbS
                 super().dump_into(kind, payload, what, consume)
 
     netlink = Stuttering()
-    read_classes(netlink, find_link(netlink, UPLINK).ifindex, ClassDecoder())
+    read_classes(netlink, ifindex_of(UPLINK), ClassDecoder())
     assert netlink.dumps == 2
     netlink.close()
 

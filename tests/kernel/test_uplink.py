@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from slicebw.core.errors import UplinkError
-from slicebw.kernel.netlink import NetlinkSocket
-from slicebw.kernel.uplink import find_uplink
+from slicebw.kernel.uplink import Links
 from tests.support.topology import Namespace, wait_until
 
 
@@ -28,8 +27,8 @@ def node(namespace: Namespace) -> Namespace:
 
 
 @pytest.fixture
-def netlink(node: Namespace) -> Iterator[NetlinkSocket]:
-    made = NetlinkSocket()
+def links(node: Namespace) -> Iterator[Links]:
+    made = Links()
     yield made
     made.close()
 
@@ -53,23 +52,21 @@ def netlink(node: Namespace) -> Iterator[NetlinkSocket]:
         pytest.param(["0.0.0.0/1 via 10.0.0.2", "default via 10.0.1.2"], "wan1", id="half of everything is no default"),
     ],
 )
-def test_the_uplink_carries_the_default_route(
-    node: Namespace, netlink: NetlinkSocket, routes: list[str], uplink: str
-) -> None:
+def test_the_uplink_carries_the_default_route(node: Namespace, links: Links, routes: list[str], uplink: str) -> None:
     node.ip("".join(f"route add {route}\n" for route in routes))
-    assert find_uplink(netlink, None).name == uplink
+    assert links.find(None).name == uplink
 
 
-def test_a_device_can_be_named_against_the_default_route(node: Namespace, netlink: NetlinkSocket) -> None:
+def test_a_device_can_be_named_against_the_default_route(node: Namespace, links: Links) -> None:
     node.ip("route add default via 10.0.0.2\n")
-    found = find_uplink(netlink, "wan1")
+    found = links.find("wan1")
     assert (found.name, found.up) == ("wan1", True)
     assert f"{found.ifindex}: wan1@" in node.run("ip", "link", "show", "wan1")
 
 
-def test_without_a_default_route_the_error_lists_the_devices(node: Namespace, netlink: NetlinkSocket) -> None:
+def test_without_a_default_route_the_error_lists_the_devices(node: Namespace, links: Links) -> None:
     with pytest.raises(UplinkError) as caught:
-        find_uplink(netlink, None)
+        links.find(None)
     assert str(caught.value) == (
         "no default route in the main table, IPv4 or IPv6: name the uplink; "
         "there are lo, wan0-far, wan0, wan1-far, wan1, wan2-far, wan2"
@@ -77,30 +74,28 @@ def test_without_a_default_route_the_error_lists_the_devices(node: Namespace, ne
 
 
 @pytest.mark.parametrize("name", ["eth7", "a-name-longer-than-any-device-has", "a-name-longer-than", ""])
-def test_a_device_that_is_not_there_is_named_beside_those_that_are(
-    node: Namespace, netlink: NetlinkSocket, name: str
-) -> None:
+def test_a_device_that_is_not_there_is_named_beside_those_that_are(node: Namespace, links: Links, name: str) -> None:
     with pytest.raises(UplinkError) as caught:
-        find_uplink(netlink, name)
+        links.find(name)
     assert str(caught.value).startswith(f"there is no device named {name}; there are lo, ")
     assert "\n" not in str(caught.value)
 
 
-def test_a_device_switched_off_is_found_and_said_to_be_down(node: Namespace, netlink: NetlinkSocket) -> None:
+def test_a_device_switched_off_is_found_and_said_to_be_down(node: Namespace, links: Links) -> None:
     node.ip("link set wan0 down\n")
-    assert not find_uplink(netlink, "wan0").up
+    assert not links.find("wan0").up
     node.ip("link set wan1-far down\n")
-    wait_until(lambda: not find_uplink(netlink, "wan1").up, "wan1 has lost its carrier")
+    wait_until(lambda: not links.find("wan1").up, "wan1 has lost its carrier")
 
 
-def test_the_line_rate_is_what_the_driver_says_or_unknown(node: Namespace, netlink: NetlinkSocket) -> None:
+def test_the_line_rate_is_what_the_driver_says_or_unknown(node: Namespace, links: Links) -> None:
     node.ip("link add name quiet type ifb\nlink set quiet up\n")
-    assert find_uplink(netlink, "wan0").line_rate_bps == 10_000_000_000
-    assert find_uplink(netlink, "quiet").line_rate_bps is None
-    assert find_uplink(netlink, "lo").line_rate_bps is None
+    assert links.line_rate_bps(links.find("wan0")) == 10_000_000_000
+    assert links.line_rate_bps(links.find("quiet")) is None
+    assert links.line_rate_bps(links.find("lo")) is None
 
 
 @pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="no /dev/net/tun")
-def test_the_speed_that_tun_makes_up_is_not_believed(node: Namespace, netlink: NetlinkSocket) -> None:
+def test_the_speed_that_tun_makes_up_is_not_believed(node: Namespace, links: Links) -> None:
     node.ip("tuntap add name tun0 mode tun\n")
-    assert find_uplink(netlink, "tun0").line_rate_bps is None
+    assert links.line_rate_bps(links.find("tun0")) is None

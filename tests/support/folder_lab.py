@@ -1,9 +1,8 @@
 """A node whose agent takes its wishes from a folder, and everything about it that a test can look at."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import yaml
@@ -15,62 +14,147 @@ from tests.support.processes import Slicebw, agent
 from tests.support.tc import ShownClass, classes
 from tests.support.topology import Host, Topology, wait_until
 
+M: Final = 1_000_000
 NODE: Final = "node-a"
 API_VERSION: Final = "slicebw.io/v1alpha1"
 
 
-class FolderLab:
-    """A node, a pod for each slice, a folder of manifests, and an agent that tests start and kill.
+def slice_object(name: str, **spec: object) -> dict[str, Any]:
+    """A SliceBandwidth as a person writes it, in a namespace of its own name."""
+    metadata = {"name": name, "namespace": name}
+    return {"apiVersion": API_VERSION, "kind": "SliceBandwidth", "metadata": metadata, "spec": spec}
 
-    Every slice has a namespace and a pod of its own name; ``names`` are in the order of the pods. Use as a context
-    manager; the agent does not run before :meth:`start`.
+
+def pod_object(name: str, *addresses: str) -> dict[str, Any]:
+    """A pod as a person writes it, in a namespace of its own name: no uid, no node."""
+    status = {"podIPs": [{"ip": address} for address in addresses]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": name}, "status": status}
+
+
+def node_object(**spec: object) -> dict[str, Any]:
+    """The NodeBandwidth that holds for every node."""
+    return {"apiVersion": API_VERSION, "kind": "NodeBandwidth", "metadata": {"name": "default"}, "spec": spec}
+
+
+class FolderLab:
+    """A node, a pod for each slice, a folder of manifests, and an agent that the test starts and kills.
+
+    ``names`` are those of the slices, in the order of their pods; each slice has a namespace of its own name.
     """
 
-    def __init__(self, folder: Path, *names: str, offloads: bool = False, **node: object) -> None:
-        """Make the network, and write the pods and the node's own settings."""
+    def __init__(self, net: Topology, folder: Path, names: Sequence[str]) -> None:
+        """Nothing runs before :meth:`start`."""
+        self.net = net
         self.folder = folder
-        self.names = names
+        self.names = tuple(names)
         self.manifests = folder / "manifests"
+        self.manifests.mkdir()
         self.state = folder / "state"
-        self.manifests.mkdir(parents=True)
-        self.agent = self._new_agent()
-        self.starts = 0
-        with ExitStack() as stack:
-            self.net = stack.enter_context(Topology(pods=len(names), offloads=offloads))
-            self.agent = self._new_agent()
-            self._stack = stack.pop_all()
-        self.write_node(**{"lineRate": "1G", "exemptDestinations": list(self.net.sink.exempt_networks), **node})
-        for name, pod in zip(names, self.net.pods, strict=True):
-            self.write_pod(name, name, pod.address, pod.address6)
-
-    def __enter__(self) -> "FolderLab":
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the agent, then the network."""
-        try:
-            self.agent.__exit__(kind, error, trace)
-        finally:
-            self._stack.close()
-
-    def _new_agent(self, *arguments: str) -> Slicebw:
-        if not hasattr(self, "net"):
-            return Slicebw(self.folder / "agent.log", "agent")
-        own = ("--manifests", str(self.manifests), *arguments)
-        return agent(self.folder, NODE, self.net.node.path, *own)
+        self.agent: Slicebw | None = None
 
     def start(self, *arguments: str) -> Slicebw:
-        """Start an agent with the state that the last one left, and wait until limits are in force."""
-        self.agent = self._new_agent(*arguments)
+        """Start an agent with what the last one left, and wait until limits are in force."""
+        self.agent = agent(self.folder, NODE, self.net.node.path, "--manifests", str(self.manifests), *arguments)
         self.agent.start()
         self.agent.wait_ready()
         return self.agent
 
+    def kill(self) -> None:
+        """SIGKILL the agent."""
+        assert self.agent is not None
+        self.agent.kill()
+
+    def stop(self) -> None:
+        """SIGTERM the agent, if there is one."""
+        if self.agent is not None:
+            self.agent.stop()
+
+    def log(self) -> str:
+        """What all agents of this folder have logged."""
+        return (self.folder / "agent.log").read_text()
+
     # What people write.
 
     def write(self, file: str, *objects: dict[str, Any]) -> None:
-        """Put objects into a file of this name."""
+        """Put objects into a file."""
         (self.manifests / f"{file}.yaml").write_text(yaml.safe_dump_all(objects))
+
+    def write_slice(self, name: str, **spec: object) -> None:
+        """Make or change a slice."""
+        self.write(name, slice_object(name, **spec))
+
+    def remove_slice(self, name: str) -> None:
+        """Delete a slice."""
+        (self.manifests / f"{name}.yaml").unlink()
+
+    def write_pods(self) -> None:
+        """Give every slice its pod."""
+        self.write(
+            "pods", *(pod_object(name, self.pod(name).address, self.pod(name).address6) for name in self.names)
+        )
+
+    # What the agent says.
+
+    def ledger(self) -> Ledger:
+        """The ledger on disk; an empty one where there is none that can be read."""
+        return FileStore(self.state).peek_ledger()[0] or Ledger()
+
+    def account(self, name: str) -> SliceAccount | None:
+        """A slice's account in the ledger on disk."""
+        return self.ledger().slices.get(SliceKey(name, name))
+
+    def class_id(self, name: str) -> str:
+        """A slice's standard class as tc names it, once it has one."""
+        wait_until(lambda: self.account(name) is not None, f"{name} has a class")
+        account = self.account(name)
+        assert account is not None
+        return f"1:1{account.class_id:03x}"
+
+    def status(self, kind: str) -> list[dict[str, Any]]:
+        """What the agent has reported of a kind."""
+        paths = sorted((self.manifests / "status" / kind).rglob("*.yaml"))
+        return [yaml.safe_load(path.read_text()) for path in paths]
+
+    def usage(self, name: str) -> dict[str, Any] | None:
+        """A slice's BandwidthUsage, None where there is none (yet)."""
+        found = [one for one in self.status("bandwidthusages") if one["sliceName"] == name]
+        return found[0] if found else None
+
+    def events(self, reason: str) -> list[str]:
+        """The messages of the events of a kind, oldest first."""
+        found = [one for one in self.status("events") if one["reason"] == reason]
+        return [one["message"] for one in found]
+
+    # What the kernel and the sink say.
+
+    def classes(self) -> dict[str, ShownClass]:
+        """The kernel's classes as tc shows them, by class id."""
+        return classes(self.net.node, self.net.uplink)
+
+    def ceil_bps(self, name: str) -> int | None:
+        """The ceiling of a slice's standard class, None where it has no class."""
+        account = self.account(name)
+        shown = None if account is None else self.classes().get(f"1:1{account.class_id:03x}")
+        return None if shown is None else shown.ceil_bps
+
+    def pod(self, name: str) -> Host:
+        """A slice's pod."""
+        return self.net.pod(self.names.index(name))
+
+    def arrived_bytes(self, source: Host, to: str | None = None) -> int:
+        """What has arrived at the sink from a host, as HTB counts it."""
+        return self.net.sink.meter(source.address, to or self.net.sink.address).wire_bytes
+
+
+@contextmanager
+def folder_lab(folder: Path, *names: str, offloads: bool = False, **node: object) -> Iterator[FolderLab]:
+    """A lab with a pod for each name; ``node`` is the NodeBandwidth. The test writes the slices and starts the agent."""
+    with Topology(pods=len(names), offloads=offloads) as net:
+        net.sink.start_meter()
+        lab = FolderLab(net, folder, names)
+        lab.write("node", node_object(**{"lineRate": "1G", "exemptDestinations": [*net.sink.exempt_networks], **node}))
+        lab.write_pods()
+        try:
+            yield lab
+        finally:
+            lab.stop()

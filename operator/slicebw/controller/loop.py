@@ -128,7 +128,7 @@ class StatusLoop:
         transitions: dict[SliceKey, SliceStatus] = {}
         figures: dict[SliceKey, SliceStatus] = {}
         wait_s = LONGEST_PAUSE_S
-        for key in sorted(self._dirty, key=lambda key: self._tried_at.get(key, 0.0)):
+        for key in sorted(self._dirty, key=lambda key: (self._tried_at.get(key, 0.0), key)):
             since = now - self._tried_at.get(key, float("-inf"))
             if since < TRANSITION_INTERVAL_S:
                 wait_s = min(wait_s, TRANSITION_INTERVAL_S - since)

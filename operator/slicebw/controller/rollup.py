@@ -101,9 +101,10 @@ def _enforced(spec: SliceSpec, running: Sequence[NodeUsage]) -> _Verdict:
     generation = f"generation {spec.generation}"
     behind = [usage for usage in running if usage.report.generation != spec.generation]
     if not behind:
-        return ENFORCED, TRUE, "OnAllNodes", f"{_nodes(len(running))} run {generation}"
+        count = "1 node runs" if len(running) == 1 else f"{len(running)} nodes run"
+        return ENFORCED, TRUE, "OnAllNodes", f"{count} {generation}"
     current = len(running) - len(behind)
-    message = f"{current} of {_nodes(len(running))} run {generation}; not yet: {_named(_names(behind), ', ')}"
+    message = f"{current} of {len(running)} nodes run {generation}; not yet: {_named(_names(behind), ', ')}"
     refused = sorted({error for usage in behind for error in usage.report.errors})
     if refused:
         return ENFORCED, FALSE, "RefusedByNodes", f"{message}; they say: {_named(refused, '; ')}"
@@ -123,10 +124,6 @@ def _capped(running: Sequence[NodeUsage]) -> _Verdict:
 
 def _names(usages: Iterable[NodeUsage]) -> list[str]:
     return [usage.node_name for usage in usages]
-
-
-def _nodes(count: int) -> str:
-    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def _pod_text(problem: PodProblem) -> str:

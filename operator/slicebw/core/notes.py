@@ -61,7 +61,7 @@ def mode_note(device: str, before: Mode, mode: Mode, now_s: int) -> EventNote:
     now = {
         Mode.ENFORCE: f"slices on {device} are held to their limits",
         Mode.MONITOR: f"traffic on {device} is counted and nothing is limited",
-        Mode.DISABLED: f"{device} is as it was before slicebw, and nothing is counted",
+        Mode.DISABLED: f"{device} is as slicebw found it, nothing is counted",
     }[mode]
     message = f"The mode of this node is {mode} now, it was {before}: {now}"
     return EventNote(f"{Reason.MODE_CHANGED}/{now_s}/{mode}", None, "", Reason.MODE_CHANGED, False, message, now_s)

@@ -22,7 +22,7 @@ from slicebw.core.tree import ObservedTree, RootQdisc, classid
 from slicebw.kernel.codec import LeafKind, encode
 from slicebw.kernel.dump import ClassDecoder, Root, may_be_ours, owner, read_classes, read_root
 from slicebw.kernel.netlink import Message, NetlinkSocket, Refusal, RefusedError
-from slicebw.kernel.uplink import Link, find_link, line_rate_bps
+from slicebw.kernel.uplink import Link, Links
 from slicebw.kernel.watch import Watcher, watch_tree
 
 LINE_RATE_MAX_AGE_S: Final = 10.0
@@ -48,6 +48,7 @@ class HtbShaper:
 
     def __init__(self) -> None:
         self._netlink: NetlinkSocket | None = None
+        self._links = Links()
         self._own_ports: set[int] = set()
         self._decoder = ClassDecoder()
         self._devices: dict[int, _Device] = {}
@@ -61,7 +62,7 @@ class HtbShaper:
         """
         netlink = self._socket()
         try:
-            link = find_link(netlink, device)
+            link = self._links.find(device)
         except UplinkError:
             self._ifindex = None
             raise
@@ -84,7 +85,7 @@ class HtbShaper:
         Nothing is changed under a root qdisc that does not bear our marks: where putting ours there fails, so does all
         that follows. To delete a class that is gone, or a tree that is, is no failure.
         """
-        link = find_link(self._socket(), device)
+        link = self._links.find(device)
         root = self._root(link)
         failed: list[FailedChange] = []
         waiting: list[TreeChange] = []
@@ -116,6 +117,7 @@ class HtbShaper:
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
+        self._links.close()
 
     def _socket(self) -> NetlinkSocket:
         if self._netlink is None:
@@ -133,7 +135,7 @@ class HtbShaper:
         device = self._device(link)
         now_s = monotonic()
         if now_s >= device.line_rate_until_s:
-            device.line_rate_bps = line_rate_bps(link)
+            device.line_rate_bps = self._links.line_rate_bps(link)
             device.line_rate_until_s = now_s + LINE_RATE_MAX_AGE_S
         return device.line_rate_bps
 

@@ -116,7 +116,7 @@ class ObjectCache(Generic[V]):
         held = self._held.get(gone.key)
         if held is not None and held.uid != gone.uid and held.version >= gone.version:
             return None
-        self._tombstones[gone.key] = gone.version
+        self._tombstones[gone.key] = max(gone.version, self._tombstones.get(gone.key, 0))
         while len(self._tombstones) > MAX_TOMBSTONES:
             del self._tombstones[next(iter(self._tombstones))]
         if held is None:

@@ -54,7 +54,8 @@ def damaged(content: bytes, kind: str) -> bytes:
         "header only": header,
         "another program's": b"\x80\x04\x95pickled by bwmon",
         "another kind": content.replace(b'"slicebw": "ledger"', b'"slicebw": "wishes"'),
-        "newer": content.replace(b'"version": 1', b'"version": 7'),
+        "newer": content.replace(b'"version": 2', b'"version": 7'),
+        "older than any": content.replace(b'"version": 2', b'"version": 0'),
         "header of lists": b"[]\n" + payload,
     }[kind]
 
@@ -68,7 +69,8 @@ def damaged(content: bytes, kind: str) -> bytes:
         ("header only", "ledger.foreign-0", "is not a slicebw ledger"),
         ("another program's", "ledger.foreign-0", "is not a slicebw ledger"),
         ("another kind", "ledger.foreign-0", "is not a slicebw ledger"),
-        ("newer", "ledger.version-7-0", "newer than this agent's 1"),
+        ("newer", "ledger.version-7-0", "newer than this agent's 2"),
+        ("older than any", "ledger.version-0-0", "of version 0, which nothing can read any more"),
         ("header of lists", "ledger.foreign-0", "is not a slicebw ledger"),
     ],
 )

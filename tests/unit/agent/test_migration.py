@@ -1,0 +1,56 @@
+"""Files that earlier versions wrote. Those in ``data`` were written by the code of their time and never change."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slicebw.agent.checkpoint import FileStore
+from slicebw.core.model import Mode
+from tests.unit.agent.test_checkpoint import lived_in
+
+DATA = Path(__file__).with_name("data")
+
+
+def load(folder: Path, name: str) -> tuple[Any, str | None]:
+    """What is in one of the old files."""
+    shutil.copy(DATA / name, folder / name.partition("-")[0])
+    store = FileStore(folder)
+    return store.load_ledger() if name.startswith("ledger") else store.load_wishes()
+
+
+def test_the_first_version_of_the_ledger_is_read_whole(tmp_path: Path) -> None:
+    ledger, problem = load(tmp_path, "ledger-v1")
+    assert problem is None
+    assert ledger == replace(lived_in().ledger, mode=None)
+
+
+def test_a_ledger_of_the_first_version_is_written_in_the_present_one(tmp_path: Path) -> None:
+    ledger, _ = load(tmp_path, "ledger-v1")
+    store = FileStore(tmp_path)
+    store.save_ledger(replace(ledger, mode=Mode.MONITOR))
+    assert json.loads((tmp_path / "ledger").read_bytes().partition(b"\n")[0])["version"] == 2
+    assert store.load_ledger() == (replace(ledger, mode=Mode.MONITOR), None)
+
+
+@pytest.mark.parametrize(("field", "sound"), [("rebuilding", True), ("slices", False)])
+def test_what_the_very_first_writers_left_out_is_no_harm_and_anything_else_is(
+    tmp_path: Path, field: str, sound: bool
+) -> None:
+    payload = json.loads((DATA / "ledger-v1").read_bytes().partition(b"\n")[2])
+    del payload[field]
+    body = json.dumps(payload).encode()
+    header = {"slicebw": "ledger", "version": 1, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    (tmp_path / "ledger").write_bytes(json.dumps(header).encode() + b"\n" + body)
+    ledger, problem = FileStore(tmp_path).load_ledger()
+    assert (ledger is not None, problem is None) == (sound, sound)
+
+
+def test_wishes_of_the_first_version_are_read_whole(tmp_path: Path) -> None:
+    wishes, problem = load(tmp_path, "wishes-v1")
+    assert problem is None
+    assert wishes == lived_in().snapshot

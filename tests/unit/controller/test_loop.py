@@ -1,0 +1,300 @@
+"""When the loop writes, and what it removes, over ports that stand in memory."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from slicebw.api.bandwidth_usage import NodeUsage
+from slicebw.api.slice_bandwidth import SliceStatus
+from slicebw.controller.loop import BURST, OVER_GRACE_S, StatusLoop
+from slicebw.controller.ports import ClusterFeed, ClusterWriter
+from slicebw.core.model import DEFAULT_LIMITS, Selector, SliceKey, SliceSpec
+from slicebw.core.reports import UsageReport
+from tests.support.reports import DAY_S, GB, PERIOD_START_S, class_usage, usage_report
+
+NAMESPACE = "princeton-codeen"
+CODEEN = SliceKey(NAMESPACE, "codeen")
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    spec: SliceSpec
+    status: SliceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    namespace: str
+    name: str
+    uid: str
+    owned: bool
+    usage: NodeUsage
+
+
+@dataclass
+class World(ClusterFeed, ClusterWriter):
+    """A cluster in memory: what is written shows at once."""
+
+    wall_s: float = PERIOD_START_S + 3600.0
+    slices: dict[SliceKey, Slice] = field(default_factory=dict)
+    all_usages: dict[tuple[str, str], Usage] = field(default_factory=dict)
+    node_names: set[str] | None = None
+    hidden_nodes: set[str] = field(default_factory=set)
+    dirty: set[SliceKey] = field(default_factory=set)
+    writes: list[SliceKey] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    away: bool = False
+    is_synced: bool = True
+
+    def apply(self, name: str = "codeen", generation: int = 1) -> None:
+        key = SliceKey(NAMESPACE, name)
+        spec = SliceSpec(key, "uid", generation, 0, Selector(), DEFAULT_LIMITS)
+        known = self.slices.get(key)
+        self.slices[key] = Slice(spec, known.status if known else SliceStatus())
+        self.dirty.add(key)
+
+    def report(self, node: str, report: UsageReport | None = None, *, owned: bool = True) -> None:
+        report = report or usage_report(NAMESPACE, period_end_s=PERIOD_START_S + DAY_S)
+        name = f"{report.key.name}.{node}"
+        self.all_usages[node, name] = Usage(NAMESPACE, name, f"uid-{name}", owned, NodeUsage(report, node, 0))
+        self.dirty.add(report.key)
+
+    def status(self, key: SliceKey = CODEEN) -> SliceStatus:
+        return self.slices[key].status
+
+    def synced(self) -> bool:
+        return self.is_synced
+
+    def changed(self) -> frozenset[SliceKey]:
+        dirty, self.dirty = self.dirty, set()
+        return frozenset(dirty)
+
+    def slice_record(self, key: SliceKey) -> Slice | None:
+        return self.slices.get(key)
+
+    def usages_of(self, key: SliceKey) -> Sequence[Usage]:
+        return [usage for usage in self.all_usages.values() if usage.usage.report.key == key]
+
+    def usages(self) -> Iterable[Usage]:
+        return self.all_usages.values()
+
+    def nodes(self) -> frozenset[str] | None:
+        return None if self.node_names is None else frozenset(self.node_names)
+
+    def write(self, statuses: Mapping[SliceKey, SliceStatus]) -> Mapping[SliceKey, str]:
+        if self.away:
+            return dict.fromkeys(statuses, "cannot reach it")
+        for key, status in statuses.items():
+            self.writes.append(key)
+            self.slices[key] = Slice(self.slices[key].spec, status)
+            self.dirty.add(key)
+        return {}
+
+    def node_exists(self, name: str) -> bool | None:
+        self.asked.append(name)
+        if self.away:
+            return None
+        return name in (self.node_names or ()) or name in self.hidden_nodes
+
+    def delete_usage(self, namespace: str, name: str, uid: str) -> bool:
+        assert uid == f"uid-{name}"
+        self.deleted.append(name)
+        usage = next(one for one in self.all_usages.values() if one.name == name)
+        del self.all_usages[usage.usage.node_name, name]
+        self.dirty.add(usage.usage.report.key)
+        return True
+
+
+class Clocked:
+    """A loop whose clock a test moves on."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.now = 0.0
+        self.loop = self.restarted()
+
+    def restarted(self) -> StatusLoop:
+        self.loop = StatusLoop(
+            self.world, self.world, clock=lambda: self.now, wall_clock=lambda: self.world.wall_s + self.now
+        )
+        return self.loop
+
+    def after(self, seconds: float) -> float:
+        self.now += seconds
+        return self.loop.step()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def clocked(world: World) -> Clocked:
+    return Clocked(world)
+
+
+def figures(used_bytes: int) -> UsageReport:
+    return usage_report(NAMESPACE, standard=class_usage(used_bytes))
+
+
+def capped(used_bytes: int = 9 * GB) -> UsageReport:
+    return usage_report(NAMESPACE, standard=class_usage(used_bytes, capped=True, rate_bps=512_000))
+
+
+def test_nothing_is_written_before_everything_was_listed(world: World, clocked: Clocked) -> None:
+    world.is_synced = False
+    world.apply()
+    clocked.after(100.0)
+    assert world.writes == []
+    world.is_synced = True
+    clocked.after(1.0)
+    assert world.writes == [CODEEN]
+
+
+def test_what_is_written_already_is_not_written_again_not_even_after_a_restart(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1")
+    clocked.after(1.0)
+    for _ in range(5):
+        clocked.after(100.0)
+    clocked.restarted()
+    world.dirty.add(CODEEN)
+    clocked.after(100.0)
+    assert world.writes == [CODEEN]
+
+
+def test_figures_are_written_once_an_interval_and_the_latest_count(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1", figures(0))
+    clocked.after(1.0)
+    for used in range(1, 10):
+        world.report("n1", figures(used * GB))
+        pause_s = clocked.after(1.0)
+        assert pause_s <= 10.0
+    assert world.writes == [CODEEN]
+    clocked.after(1.0)
+    assert world.writes == [CODEEN, CODEEN]
+    assert world.status().standard.used_bytes == 9 * GB
+
+
+def test_a_transition_does_not_wait_for_the_interval(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1", figures(0))
+    clocked.after(1.0)
+    world.report("n1", capped())
+    clocked.after(1.0)
+    assert world.status().capped_nodes == 1
+
+
+def test_transitions_of_one_slice_are_written_once_a_second(world: World, clocked: Clocked) -> None:
+    world.apply()
+    for number in range(1000):
+        world.report(f"n{number}")
+        clocked.after(0.01)
+    assert 8 <= len(world.writes) <= 12
+    clocked.after(1.0)
+    assert world.status().nodes == 1000
+
+
+def test_over_all_slices_the_budget_holds_and_transitions_go_first(world: World, clocked: Clocked) -> None:
+    names = [f"slice-{number:03}" for number in range(100)]
+    for name in names:
+        world.apply(name)
+        world.report("n1", usage_report(NAMESPACE, name))
+    clocked.after(0.0)
+    assert len(world.writes) == BURST
+    pause_s = clocked.after(0.1)
+    assert pause_s <= 0.2, "there is more to write as soon as there is budget"
+    for _ in range(100):
+        clocked.after(0.2)
+    assert len(world.writes) == 100, "5 a second"
+
+    for name in names:
+        world.report("n1", usage_report(NAMESPACE, name, standard=class_usage(GB)))
+    clocked.after(0.0)
+    world.report("n1", usage_report(NAMESPACE, "slice-099", standard=class_usage(9 * GB, capped=True)))
+    before = len(world.writes)
+    clocked.after(1.0)
+    assert world.writes[before] == SliceKey(NAMESPACE, "slice-099")
+
+
+def test_a_write_that_fails_is_made_later(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.away = True
+    clocked.after(1.0)
+    clocked.after(5.0)
+    assert clocked.loop.counts.failed_writes == 2
+    world.away = False
+    clocked.after(5.0)
+    assert world.writes == [CODEEN]
+
+
+def test_a_slice_that_is_gone_is_forgotten(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1")
+    clocked.after(1.0)
+    del world.slices[CODEEN]
+    world.report("n1", capped())
+    clocked.after(20.0)
+    assert world.writes == [CODEEN]
+
+
+def test_usages_of_a_node_that_vanished_are_removed_after_asking_for_the_node(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.node_names = {"n2"}
+    world.report("n1")
+    world.report("n2")
+    clocked.after(60.0)
+    assert world.deleted == ["codeen.n1"]
+    assert world.asked == ["n1"]
+    clocked.after(60.0)
+    assert world.status().nodes == 1
+
+
+def test_a_node_that_is_missing_from_the_list_but_there_when_asked_keeps_its_usages(
+    world: World, clocked: Clocked
+) -> None:
+    world.node_names, world.hidden_nodes = set(), {"n1"}
+    world.report("n1")
+    clocked.after(60.0)
+    assert world.asked == ["n1"]
+    assert world.deleted == []
+
+
+def test_nothing_is_removed_while_the_api_server_does_not_answer(world: World, clocked: Clocked) -> None:
+    world.node_names = set()
+    world.report("n1")
+    world.away = True
+    clocked.after(60.0)
+    assert world.deleted == []
+
+
+def test_nothing_is_removed_before_all_nodes_were_listed(world: World, clocked: Clocked) -> None:
+    world.report("n1")
+    clocked.after(60.0)
+    assert world.deleted == []
+    assert world.asked == []
+
+
+def test_a_usage_without_an_owner_stays_until_its_period_is_long_over(world: World, clocked: Clocked) -> None:
+    world.node_names = set()
+    world.report("n1", usage_report(NAMESPACE, period_end_s=int(world.wall_s) + 1000), owned=False)
+    clocked.after(1000.0 + OVER_GRACE_S)
+    assert world.deleted == []
+    clocked.after(60.0)
+    assert world.deleted == ["codeen.n1"]
+
+
+def test_a_step_that_raises_is_counted_and_the_loop_goes_on(world: World, clocked: Clocked) -> None:
+    loop = clocked.loop
+
+    def fail() -> bool:
+        loop.stop()
+        raise ValueError("out of the blue")
+
+    world.synced = fail  # type: ignore[method-assign]
+    loop.run()
+    assert loop.counts.failures == 1

@@ -1,0 +1,194 @@
+"""What the nodes report becomes one status, in words a person can act on."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slicebw.api.bandwidth_usage import NodeUsage
+from slicebw.api.conditions import Condition
+from slicebw.api.slice_bandwidth import SliceStatus, parse_status, status_object
+from slicebw.controller.rollup import is_transition, roll_up
+from slicebw.core.model import DEFAULT_LIMITS, Selector, SliceKey, SliceSpec
+from slicebw.core.reports import OLDER_HAS_IT, PodProblem, UsageReport
+from tests.support.reports import GB, PERIOD_START_S, class_usage, usage_report
+
+NAMESPACE = "princeton-codeen"
+NOW_S = PERIOD_START_S + 5000
+
+
+def spec(*, generation: int = 1, errors: tuple[str, ...] = ()) -> SliceSpec:
+    limits = None if errors else DEFAULT_LIMITS
+    return SliceSpec(SliceKey(NAMESPACE, "codeen"), "uid", generation, 0, Selector(), limits, errors)
+
+
+def on(node: str, report: UsageReport | None = None) -> NodeUsage:
+    return NodeUsage(report or usage_report(NAMESPACE), node, NOW_S)
+
+
+def condition(status: SliceStatus, name: str) -> Condition:
+    return next(one for one in status.conditions if one.type == name)
+
+
+def verdict(status: SliceStatus, name: str) -> tuple[str, str, str]:
+    found = condition(status, name)
+    return found.status, found.reason, found.message
+
+
+def test_nothing_reported_is_a_slice_without_pods() -> None:
+    status = roll_up(spec(), [], (), NOW_S)
+    assert (status.nodes, status.capped_nodes, status.period_start_s) == (0, 0, None)
+    assert verdict(status, "Enforced")[:2] == ("Unknown", "NoPods")
+    assert verdict(status, "Accepted") == ("True", "Valid", "the spec is valid")
+    assert verdict(status, "Capped") == ("False", "UnderThreshold", "no node caps this slice")
+
+
+def test_bytes_add_up_and_the_worst_node_and_the_lowest_cap_show() -> None:
+    usages = [
+        on("n1", usage_report(NAMESPACE, standard=class_usage(9 * GB, capped=True, rate_bps=700_000))),
+        on("n2", usage_report(NAMESPACE, standard=class_usage(8 * GB, capped=True, rate_bps=900_000))),
+        on("n3", usage_report(NAMESPACE, standard=class_usage(GB), exempt=class_usage(2 * GB))),
+    ]
+    status = roll_up(spec(), usages, (), NOW_S)
+    assert (status.nodes, status.capped_nodes) == (3, 2)
+    assert (status.standard.used_bytes, status.standard.peak_percent) == (18 * GB, 90)
+    assert status.standard.capped_rate_bps == 700_000
+    assert (status.exempt.used_bytes, status.exempt.capped_rate_bps) == (2 * GB, None)
+    assert verdict(status, "Capped") == ("True", "OverThreshold", "standard traffic is capped on n1, n2")
+
+
+def test_a_node_capped_in_both_classes_is_one_capped_node() -> None:
+    capped = class_usage(9 * GB, capped=True, rate_bps=8)
+    status = roll_up(spec(), [on("n1", usage_report(NAMESPACE, standard=capped, exempt=capped))], (), NOW_S)
+    assert status.capped_nodes == 1
+    message = "standard traffic is capped on n1; exempt traffic is capped on n1"
+    assert verdict(status, "Capped")[2] == message
+
+
+def test_the_earliest_running_period_shows() -> None:
+    starts = [PERIOD_START_S + 50, PERIOD_START_S, PERIOD_START_S + 100]
+    usages = [on(f"n{at}", usage_report(NAMESPACE, period_start_s=at)) for at in starts]
+    assert roll_up(spec(), usages, (), NOW_S).period_start_s == PERIOD_START_S
+
+
+def test_a_node_that_the_slice_has_left_counts_towards_what_was_used_but_not_as_a_node() -> None:
+    left = usage_report(NAMESPACE, class_id=0, generation=0, standard=class_usage(4 * GB))
+    status = roll_up(spec(), [on("n1"), on("n2", left)], (), NOW_S)
+    assert (status.nodes, status.standard.used_bytes, status.standard.peak_percent) == (1, 4 * GB, 40)
+    assert verdict(status, "Enforced") == ("True", "OnAllNodes", "1 node runs generation 1")
+
+
+def test_nodes_that_run_an_older_generation_are_named() -> None:
+    usages = [on("n1"), on("n2", usage_report(NAMESPACE, generation=2))]
+    status = roll_up(spec(generation=2), usages, (), NOW_S)
+    assert verdict(status, "Enforced") == (
+        "False",
+        "NodesBehind",
+        "1 of 2 nodes run generation 2; not yet: n1",
+    )
+
+
+def test_of_many_nodes_only_the_first_few_are_named() -> None:
+    usages = [on(f"n{number:02}") for number in range(12)]
+    message = verdict(roll_up(spec(generation=2), usages, (), NOW_S), "Enforced")[2]
+    assert message == "0 of 12 nodes run generation 2; not yet: n00, n01, n02, n03, n04 and 7 more"
+
+
+def test_what_nodes_say_against_a_spec_that_looks_valid_here_is_passed_on() -> None:
+    usages = [on("n1", usage_report(NAMESPACE, errors=("spec.share: 5000 is not a share",)))]
+    status = roll_up(spec(generation=2), usages, (), NOW_S)
+    assert verdict(status, "Enforced")[:2] == ("False", "RefusedByNodes")
+    assert "they say: spec.share: 5000 is not a share" in verdict(status, "Enforced")[2]
+
+
+def test_an_invalid_spec_is_not_accepted_and_every_error_is_named() -> None:
+    status = roll_up(spec(errors=("spec.period: too short", "spec.share: too high")), [], (), NOW_S)
+    assert verdict(status, "Accepted") == (
+        "False",
+        "InvalidSpec",
+        "spec.period: too short; spec.share: too high; "
+        "the last good limits stay in force, or the defaults where there are none",
+    )
+
+
+def test_pods_that_an_older_slice_has_are_named_with_the_winner() -> None:
+    problems = (
+        PodProblem(f"{NAMESPACE}/host", "it is a hostNetwork pod"),
+        PodProblem(f"{NAMESPACE}/web", f"{OLDER_HAS_IT}{NAMESPACE}/older"),
+    )
+    # A slice that has lost all its pods has no class on the node.
+    usages = [on("n1", usage_report(NAMESPACE, class_id=0, problems=problems))]
+    status = roll_up(spec(), usages, (), NOW_S)
+    assert verdict(status, "Accepted") == (
+        "False",
+        "PodsTaken",
+        f"not in this slice: pod {NAMESPACE}/web: it belongs to the older SliceBandwidth {NAMESPACE}/older; "
+        "change podSelector of one of them, or delete one",
+    )
+
+
+def test_pods_that_cannot_be_limited_are_named_but_the_spec_is_accepted() -> None:
+    problems = (PodProblem(f"{NAMESPACE}/host", "it is a hostNetwork pod"),)
+    status = roll_up(spec(), [on("n1", usage_report(NAMESPACE, problems=problems))], (), NOW_S)
+    message = f"the spec is valid; not limited: pod {NAMESPACE}/host: it is a hostNetwork pod"
+    assert verdict(status, "Accepted") == ("True", "Valid", message)
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    first = roll_up(spec(), [on("n1")], (), NOW_S)
+    assert {one.last_transition_s for one in first.conditions} == {NOW_S}
+    capped = on("n1", usage_report(NAMESPACE, standard=class_usage(9 * GB, capped=True)))
+    second = roll_up(spec(), [capped], first.conditions, NOW_S + 60)
+    assert condition(second, "Capped").last_transition_s == NOW_S + 60
+    assert condition(second, "Accepted").last_transition_s == NOW_S
+
+
+def test_it_does_not_matter_when_or_in_which_order_it_is_computed() -> None:
+    usages = [on(f"n{number}") for number in range(8)]
+    first = roll_up(spec(), usages, (), NOW_S)
+    assert roll_up(spec(), reversed(usages), first.conditions, NOW_S + 99) == first
+
+
+def test_only_figures_and_wording_are_no_transition() -> None:
+    before = roll_up(spec(), [on("n1", usage_report(NAMESPACE, standard=class_usage(GB)))], (), NOW_S)
+    after = roll_up(spec(), [on("n1", usage_report(NAMESPACE, standard=class_usage(2 * GB)))], (), NOW_S)
+    assert before != after
+    assert not is_transition(before, after)
+
+
+def test_a_cap_a_node_a_generation_are_transitions() -> None:
+    before = roll_up(spec(), [on("n1")], (), NOW_S)
+    capped = usage_report(NAMESPACE, standard=class_usage(9 * GB, capped=True))
+    for after in (
+        roll_up(spec(), [on("n1", capped)], (), NOW_S),
+        roll_up(spec(), [on("n1"), on("n2")], (), NOW_S),
+        roll_up(spec(generation=2), [on("n1")], (), NOW_S),
+        roll_up(spec(errors=("wrong",)), [on("n1")], (), NOW_S),
+    ):
+        assert is_transition(before, after)
+        assert is_transition(after, before)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**15), st.booleans(), st.integers(8, 10**11), st.integers(0, 3), st.integers(0, 3)),
+        max_size=8,
+    ),
+    st.integers(0, 3),
+)
+def test_whatever_is_written_is_read_back_the_same_so_that_it_is_not_written_again(
+    nodes: list[tuple[int, bool, int, int, int]], generation: int
+) -> None:
+    usages = [
+        on(
+            f"n{number}",
+            replace(
+                usage_report(NAMESPACE, standard=class_usage(used, capped=capped and bool(class_id), rate_bps=rate)),
+                class_id=class_id,
+                generation=reported,
+            ),
+        )
+        for number, (used, capped, rate, class_id, reported) in enumerate(nodes)
+    ]
+    status = roll_up(spec(generation=generation), usages, (), NOW_S)
+    assert parse_status(status_object(SliceKey(NAMESPACE, "codeen"), status)) == status
