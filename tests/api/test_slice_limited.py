@@ -79,7 +79,7 @@ def lab(cluster: Cluster, new_namespace: Callable[[], str], node: str, tmp_path:
             cluster.delete(kinds.NODE_BANDWIDTH, node)
 
 
-def rate(lab: Lab, pod: Host, to: str | None = None, seconds: float = 3) -> float:
+def rate(lab: Lab, pod: Host, to: str | None = None, seconds: int = 3) -> float:
     """TCP goodput from a pod in Mbit/s."""
     return lab.net.tcp_rate_bps(pod, to or lab.net.sink.address, seconds) / M
 

@@ -56,7 +56,7 @@ def test_without_net_admin_it_says_how_to_get_it(folders: tuple[str, ...]) -> No
         (("--netns", "/run/netns/none"), "cannot open network namespace /run/netns/none: No such file or directory"),
         (("--manifests", "/nonexistent"), "manifests folder /nonexistent does not exist"),
         (("--state-dir", "/proc/none"), "--state-dir /proc/none: cannot be used"),
-        (("--kubeconfig", "/tmp/x"), "--manifests and --kubeconfig: an agent has one or the other"),
+        (("--kubeconfig", "some-kubeconfig"), "--manifests and --kubeconfig: an agent has one or the other"),
         (("--liveness-port", "1"), "--liveness-port 1: cannot listen there"),
     ],
 )

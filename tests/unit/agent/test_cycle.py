@@ -307,7 +307,12 @@ def test_an_old_uplink_that_is_unplugged_does_not_hold_up_the_new_one(world: Wor
 def test_the_ledger_is_on_disk_before_a_class_is_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     save, apply = FileStore.save_ledger, world.shaper.apply
-    monkeypatch.setattr(FileStore, "save_ledger", lambda *args: (order.append("save"), save(*args))[1])
+
+    def saved(store: FileStore, ledger: Ledger) -> None:
+        order.append("save")
+        save(store, ledger)
+
+    monkeypatch.setattr(FileStore, "save_ledger", saved)
 
     def applied(device: str, changes: Sequence[object], line_rate_bps: int) -> object:
         order.extend("delete" for change in changes if isinstance(change, DeleteClass))
