@@ -135,6 +135,10 @@ def test_what_nft_complains_of_is_one_line(namespace: Namespace, classifier: Nft
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.skipif(
+    Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"],
+    reason="in a user namespace nft's batches are bounded by net.core.wmem_max",
+)
 def test_eight_thousand_addresses_are_written_changed_and_read(namespace: Namespace, classifier: NftClassifier) -> None:
     slices = {f"10.{n // 250}.0.{n % 250}": n % 4094 + 1 for n in range(4000)}
     slices |= {f"fd00::{n:x}": n % 4094 + 1 for n in range(1, 4001)}

@@ -56,7 +56,10 @@ class FolderLab:
         """Start an agent with what the last one left, and wait until limits are in force."""
         self.agent = agent(self.folder, NODE, self.net.node.path, "--manifests", str(self.manifests), *arguments)
         self.agent.start()
-        self.agent.wait_ready()
+        try:
+            self.agent.wait_ready()
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; its log ends with:\n{self.log()[-3000:]}") from error
         return self.agent
 
     def kill(self) -> None:

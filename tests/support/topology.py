@@ -61,15 +61,21 @@ class Namespace:
         self.name = name
         self._holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         self.path = f"/proc/{self._holder.pid}/ns/net"
-        here = Path("/proc/thread-self/ns/net").readlink()
         try:
-            wait_until(lambda: self._holder.poll() is not None or Path(self.path).readlink() != here, f"{name} is made")
+            wait_until(self._is_made_or_refused, f"{name} is made")
             if self._holder.poll() is not None:
                 raise PermissionError(f"cannot make network namespace {name}: needs CAP_SYS_ADMIN (or unshare -rn)")
             self.run("ip", "link", "set", "lo", "up")
         except BaseException:
             self.close()
             raise
+
+    def _is_made_or_refused(self) -> bool:
+        try:
+            there, here = Path(self.path).readlink(), Path("/proc/thread-self/ns/net").readlink()
+        except OSError:  # the holder has ended
+            return self._holder.poll() is not None
+        return there != here or self._holder.poll() is not None
 
     @property
     def pid(self) -> int:

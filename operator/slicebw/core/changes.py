@@ -61,8 +61,8 @@ class ForgiveDebt:
 
     HTB keeps a class's token debt, up to 60 s of it, across a change of its ceiling (net/sched/sch_htb.c,
     ``mbuffer``), so a class that was held to a few bit/s would stay silent for up to a minute after its cap is
-    lifted. Turning the leaf into an inner class and back resets its tokens (``htb_parent_to_leaf``): add a child
-    (minor :data:`~slicebw.core.tree.SCRATCH`), delete it, put the leaf qdisc back, change the limits; one batch.
+    lifted. Turning the leaf into an inner class and back resets its tokens (``htb_parent_to_leaf``): change the
+    limits, add a child (minor :data:`~slicebw.core.tree.SCRATCH`), delete it, put the leaf qdisc back; one batch.
     Its queued packets are dropped; packets that arrive within the batch go to default.
     """
 

@@ -22,7 +22,6 @@ from slicebw.core.errors import SlicebwError
 MAX_DEPTH: Final = 100
 """Of nesting; the deepest Kubernetes objects have a quarter of it."""
 
-_MERGE_TAG: Final = "tag:yaml.org,2002:merge"
 _TIMESTAMP_TAG: Final = "tag:yaml.org,2002:timestamp"
 _CONSTRUCTOR_ERRORS: Final = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 """What PyYAML's constructors let through where a scalar is not what its tag says (``!!int x``)."""
@@ -156,7 +155,7 @@ class _Loader(Composer, CParser, SafeConstructor, Resolver):
         node = super().compose_mapping_node(anchor)
         seen: set[Hashable] = set()
         for key, _ in node.value:
-            if not isinstance(key, ScalarNode) or key.tag == _MERGE_TAG:
+            if not isinstance(key, ScalarNode):
                 continue
             if (key.tag, key.value) in seen:
                 raise _error(f"the field {key.value} is there twice", key)

@@ -127,7 +127,7 @@ class Source:
         except FileNotFoundError:
             return None
         except OSError:
-            return self._signature(path) or _UNKNOWN
+            return _UNKNOWN
         return _signature(status) if S_ISREG(status.st_mode) else None
 
     def _say_unlisted(self, unlisted: Mapping[str, str]) -> None:

@@ -212,25 +212,6 @@ class NetlinkSocket:
                 raise TornDumpError from error
             _give_up(what, error)
 
-    def dump(self, kind: int, payload: bytes, what: str) -> list[bytes]:
-        """Ask for all objects of a kind: their payloads. Raises TornDumpError, KernelError."""
-        found: list[bytes] = []
-
-        def consume(datagram: memoryview) -> int:
-            position = 0
-            while position < len(datagram):
-                length, answer, flags, _, _ = HEADER.unpack_from(datagram, position)
-                if answer < FIRST_OBJECT_TYPE:
-                    break
-                if flags & NLM_F_DUMP_INTR:
-                    raise TornDumpError
-                found.append(bytes(datagram[position + HEADER.size : position + length]))
-                position += (length + 3) & ~3
-            return position
-
-        self.dump_into(kind, payload, what, consume)
-        return found
-
     def batch(self, groups: Sequence[Sequence[Message]], what: str) -> list[dict[int, Refusal]]:
         """Carry out groups of messages in order; per group, which of its messages were refused, and why.
 

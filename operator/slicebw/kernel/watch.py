@@ -72,6 +72,8 @@ class Watcher:
                 return
             try:
                 datagram = memoryview(self._netlink.receive())
+            except TimeoutError:
+                continue  # poll was mistaken
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     log.error("notifications ended, drift is found at the next pass: %s", error.strerror)

@@ -141,18 +141,23 @@ def test_the_nodes_own_settings_lie_over_the_default_ones(fed: Fed) -> None:
     assert (node.cap_bps, node.line_rate_bps) == (20_000_000, 1_000_000_000)
 
 
-def test_an_edit_is_seen_well_within_a_second(fed: Fed) -> None:
-    file = fed.folder / "a.yaml"
-    file.write_text(slice_yaml("codeen"))
-    fed.start()
-    fed.passed_over()
+def shortest_delay_s(fed: Fed, file: Path) -> float:
+    """The shortest time in which any of some edits was seen."""
     seen_s = []
     for rate in (20, 30, 40):
         began = time.monotonic()
         file.write_text(slice_yaml("codeen", f"{rate}M"))
         fed.until_rates(codeen=rate)
         seen_s.append(time.monotonic() - began)
-    assert min(seen_s) < 0.6, seen_s
+    return min(seen_s)
+
+
+def test_an_edit_is_seen_well_within_a_second(fed: Fed) -> None:
+    file = fed.folder / "a.yaml"
+    file.write_text(slice_yaml("codeen"))
+    fed.start()
+    fed.passed_over()
+    assert shortest_delay_s(fed, file) < 0.6
 
 
 def test_files_added_and_removed_and_whole_folders_moved_in_are_seen(
@@ -267,8 +272,7 @@ def test_a_symlinked_folder_that_is_switched_is_followed(tmp_path: Path) -> None
     (tmp_path / "next").symlink_to("2")
     (tmp_path / "next").rename(link)
     fed.until_rates(codeen=2)
-    (tmp_path / "2" / "a.yaml").write_text(slice_yaml("codeen", "3M"))
-    fed.until_rates(codeen=3)
+    assert shortest_delay_s(fed, tmp_path / "2" / "a.yaml") < 0.6
     fed.feed.stop()
 
 

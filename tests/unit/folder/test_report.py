@@ -13,6 +13,7 @@ import yaml
 from slicebw.api import bandwidth_usage
 from slicebw.core.model import Mode, SliceKey
 from slicebw.core.reports import ClassUsage, EventNote, NodeReport, Reason, UsageReport
+from slicebw.folder import disk
 from slicebw.folder import report as report_module
 from slicebw.folder.feed import FolderFeed
 from slicebw.folder.report import FolderReporter, read_usages
@@ -199,13 +200,13 @@ def test_only_the_newest_events_are_kept(desk: Desk, monkeypatch: pytest.MonkeyP
         desk.reporter.report([], [], [note(number)], None)
         delivered(desk)
     desk.reporter.stop()
-    for age, name in enumerate(desk.files()):
-        os.utime(desk.status / name, (NOW_S - age, NOW_S - age))
+    assert {desk.object(name)["message"] for name in desk.files()} == {"message 2", "message 3", "message 4"}
+    for name in desk.files():
+        number = int(desk.object(name)["message"][-1])
+        os.utime(desk.status / name, (NOW_S - number, NOW_S - number))  # the file of number 4 is the oldest now
     desk.restart().report([], [], [note(5)], None)
     desk.reporter.stop()
-    messages = {desk.object(name)["message"] for name in desk.files()}
-    assert len(messages) == 3
-    assert "message 5" in messages
+    assert {desk.object(name)["message"] for name in desk.files()} == {"message 2", "message 3", "message 5"}
 
 
 def test_a_condition_keeps_its_time_of_transition_over_a_restart(desk: Desk) -> None:
@@ -221,6 +222,18 @@ def test_a_condition_keeps_its_time_of_transition_over_a_restart(desk: Desk) -> 
     times = {one["type"]: one["lastTransitionTime"] for one in status["conditions"]}
     assert times["ForeignQdisc"] == "2023-11-14T22:13:20Z"
     assert times["Ready"] == status["reportedAt"] == "2023-11-14T22:16:40Z"
+
+
+def test_a_condition_keeps_its_time_of_transition_from_report_to_report(desk: Desk) -> None:
+    for message in ("one", "two"):
+        desk.reporter.report([], [], [], node(message))
+        desk.until(
+            lambda text=message: (desk.status / NODE_FILE).exists() and text in (desk.status / NODE_FILE).read_text()  # type: ignore[misc]
+        )
+        desk.now_s += 100
+    desk.reporter.stop()
+    conditions = desk.object(NODE_FILE)["status"]["conditions"]
+    assert {one["lastTransitionTime"] for one in conditions} == {"2023-11-14T22:13:20Z"}
 
 
 def test_what_an_earlier_agent_reported_is_known_as_it_was(desk: Desk) -> None:
@@ -263,14 +276,19 @@ def test_a_disk_error_is_said_once_stops_no_other_report_and_passes_by_itself(
     desk.until(lambda: caplog.records[-1].getMessage() == "reports are written again")
 
 
-def test_what_could_not_be_written_does_not_replace_what_came_after(desk: Desk) -> None:
-    in_the_way = desk.status / "bandwidthusages"
-    in_the_way.parent.mkdir()
-    in_the_way.write_text("")
-    desk.reporter.report([usage(1)], [], [], node())
-    desk.until((desk.status / NODE_FILE).exists)
-    in_the_way.unlink()
-    desk.reporter.report([usage(2)], [], [], None)
+def test_what_could_not_be_written_does_not_replace_what_came_meanwhile(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = disk.write_atomically
+
+    def fail_late(path: Path, content: bytes, *, durable: bool = False) -> None:
+        monkeypatch.setattr(report_module, "write_atomically", write)
+        desk.reporter.report([usage(2)], [], [], None)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report_module, "write_atomically", fail_late)
+    desk.reporter.report([usage(1)], [], [], None)
+    desk.until((desk.status / USAGE_FILE).exists)
     desk.reporter.stop()
     assert desk.object(USAGE_FILE)["standard"]["bytesUsed"] == 2
 

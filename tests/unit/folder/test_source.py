@@ -70,6 +70,26 @@ def test_a_file_is_read_when_it_has_been_written_to_its_end(folder: Folder, capl
     assert logged(caplog) == []
 
 
+def test_what_was_read_while_it_was_written_is_read_again(
+    folder: Folder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = slice_yaml("one") + "---" + slice_yaml("two")
+    folder.write("a.yaml", text[:60])
+    fstat = os.fstat
+
+    def write_on(descriptor: int) -> os.stat_result:
+        monkeypatch.setattr(os, "fstat", fstat)
+        before = fstat(descriptor)
+        folder.write("a.yaml", text[:120])
+        return before
+
+    monkeypatch.setattr(os, "fstat", write_on)
+    assert folder.rates() == {}
+    folder.write("a.yaml", text)
+    assert folder.rates() == {"one": 10, "two": 10}
+    assert logged(caplog) == []
+
+
 def test_a_file_that_is_written_to_all_the_time_keeps_nobody_waiting(folder: Folder) -> None:
     folder.write("a.yaml", slice_yaml("busy"))
     folder.write("b.yaml", slice_yaml("calm"))
@@ -191,6 +211,23 @@ def test_a_file_that_is_too_big_is_refused(
     folder.write("a.yaml", slice_yaml("codeen"))
     assert folder.rates() == {}
     assert "a.yaml:1: is too big: at most 20 bytes" in logged(caplog)[0]
+
+
+def test_a_file_that_cannot_be_looked_at_says_what_it_said_until_it_can(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = folder.path / "a.yaml"
+    folder.write("a.yaml", slice_yaml("codeen"))
+    folder.rates()
+    file.unlink()
+    file.symlink_to("a.yaml")  # no end to it: ELOOP
+    for _ in range(3):
+        assert folder.rates() == {"codeen": 10}
+    (line,) = logged(caplog)
+    assert line.startswith("a.yaml:1: cannot be read: Too many levels of symbolic links; what it gave before holds on")
+    file.unlink()
+    folder.write("a.yaml", slice_yaml("codeen", "20M"))
+    assert folder.rates() == {"codeen": 20}
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(folder: Folder) -> None:

@@ -1,7 +1,9 @@
 """Where the way to the API server is read from, and what is said where there is none."""
+# ruff: noqa: S106 - the tokens in this file open nothing
 
 from pathlib import Path
 
+import kopf
 import pytest
 import yaml
 
@@ -34,8 +36,8 @@ def service_account(monkeypatch: pytest.MonkeyPatch, folder: Path, token: str) -
     folder.mkdir(exist_ok=True)
     (folder / "token").write_text(token)
     monkeypatch.setattr(connection, "_SERVICE_ACCOUNT", folder)
-    info = connection.kopf.ConnectionInfo(server="https://kubernetes.default.svc", token=token)
-    monkeypatch.setattr(connection.kopf, "login_with_service_account", lambda **_: info)
+    info = kopf.ConnectionInfo(server="https://kubernetes.default.svc", token=token)
+    monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: info)
 
 
 def test_a_kubeconfig_that_is_named_goes_before_the_environments(
