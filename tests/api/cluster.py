@@ -21,7 +21,7 @@ CRDS = REPOSITORY / "crds"
 Object = Mapping[str, Any]
 
 
-def eventually(look: Callable[[], _T], within_s: float = 5.0, every_s: float = 0.02) -> _T:
+def eventually(look: Callable[[], _T | None], within_s: float = 5.0, every_s: float = 0.02) -> _T:
     """Look again and again until what is seen is true, and return it; fail when the time is up."""
     deadline = time.monotonic() + within_s
     while True:

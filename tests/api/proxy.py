@@ -6,15 +6,18 @@ It also keeps a record of the requests, so that a test can see what is asked of 
 import asyncio
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import aiohttp
 import yaml
 from aiohttp import web
 
 from slicebw.kube import connection
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class FaultProxy:
         self.kubeconfig = folder / "proxied"
         self._upstream = connection.load(str(kubeconfig))
         self._answer: Callable[[Request], int | None] = lambda _: None
-        self._frozen = False
+        self._frozen = self._mute = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -70,9 +73,13 @@ class FaultProxy:
         self._answer = answer
         self._call(self._break_off())
 
+    def mute(self) -> None:
+        """Keep watches open and pass on none of their events."""
+        self._mute = True
+
     def mend(self) -> None:
-        """Serve well again."""
-        self._answer, self._frozen = lambda _: None, False
+        """Serve well again. Events that were not passed on stay lost."""
+        self._answer, self._frozen, self._mute = lambda _: None, False, False
         self._call(self._mend())
 
     def stop(self) -> None:
@@ -84,7 +91,7 @@ class FaultProxy:
         self._loop.run_until_complete(asyncio.sleep(0.05))
         self._loop.close()
 
-    def _call(self, work):  # type: ignore[no-untyped-def]
+    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _make_runner(self) -> web.AppRunner:
@@ -152,7 +159,8 @@ class FaultProxy:
             response.content_type = answer.content_type
             await response.prepare(request)
             async for chunk in answer.content.iter_any():
-                await response.write(chunk)
+                if not (self._mute and "watch=true" in request.query_string):
+                    await response.write(chunk)
             await response.write_eof()
             return response
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from slicebw.api import bandwidth_usage, kinds
+from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.controller.loop import StatusLoop
+from slicebw.core.model import SliceKey
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 from slicebw.kube.background import ApiThread
 from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
@@ -26,7 +28,7 @@ class Controller:
 
     def __init__(self, api: ApiThread, **options: Any) -> None:
         self.api = api
-        self.feed = ApiClusterFeed(api, lambda: self.loop.wake())
+        self.feed = ApiClusterFeed(api, lambda: self.loop.wake())  # noqa: PLW0108 - the loop is made below
         self.loop = StatusLoop(self.feed, ApiClusterWriter(api, self.feed), **options)
         self._thread = threading.Thread(target=self.loop.run)
         self.feed.start()
@@ -260,6 +262,26 @@ def test_after_an_outage_the_status_is_brought_up_to_date(
     put_usage(cluster, namespace, "n3")
     proxy.mend()
     eventually(lambda: status_of(cluster, namespace)["nodes"] == 3, 60.0)
+
+
+def test_what_was_written_is_known_before_the_watch_tells(
+    cluster: Cluster, connect: Connect, namespace: str, proxy: FaultProxy
+) -> None:
+    cluster.create(slice_bandwidth(namespace, "codeen"))
+    api = connect(proxy.kubeconfig)
+    feed = ApiClusterFeed(api, lambda: None)
+    feed.start()
+    key = SliceKey(namespace, "codeen")
+    try:
+        eventually(feed.synced)
+        for nodes in range(1, 11):
+            status = SliceStatus(nodes=nodes)
+            assert ApiClusterWriter(api, feed).write({key: status, SliceKey(namespace, "gone"): status}) == {}
+            record = feed.slice_record(key)
+            assert record is not None
+            assert record.status == status
+    finally:
+        feed.stop()
 
 
 def test_a_usage_that_nobody_can_read_counts_for_nothing(cluster: Cluster, start: Start, namespace: str) -> None:

@@ -1,5 +1,6 @@
 """The agent's reporter against a real API server: what is reported here is what ``kubectl get`` shows there."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -332,6 +333,25 @@ def test_a_write_that_fails_does_not_hold_up_the_others_and_is_made_in_the_end(
     assert proxied.reporter.delivered() == {note.id}
 
 
+def test_credentials_that_expire_are_read_again_for_the_next_write(
+    cluster: Cluster, connect: Connect, namespace: str, node: str, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    good = cluster.kubeconfig.read_text()
+    kubeconfig.write_text(good)
+    reporting = Reporting(connect(kubeconfig), node)
+    reporting.usages(usage_report(namespace))
+    reporting.settled()
+    kubeconfig.write_text(re.sub("token: .*", "token: expired", good))
+    reporting.api.call(reporting.api.client.close(), 5.0)  # as if the API server had ended the connection
+    reporting.usages(usage_report(namespace, standard=class_usage(GB)))
+    eventually(lambda: reporting.api.health.unreachable_s > 0.0)
+    kubeconfig.write_text(good)
+    reporting.settled(within_s=30.0)
+    obj = cluster.read(kinds.BANDWIDTH_USAGE, f"codeen.{node}", namespace)
+    assert obj["standard"]["bytesUsed"] == GB
+
+
 def test_a_write_that_can_never_succeed_is_let_go(
     cluster: Cluster, reporting: Reporting, namespace: str, node: str
 ) -> None:
@@ -355,12 +375,25 @@ def test_a_lost_ledger_finds_this_nodes_usages_again(
     theirs.settled()
     assert set(mine.reporter.reported() or ()) == set(), "there was no earlier agent"
 
-    later = ApiReporter(connect(cluster.kubeconfig), node)
-    # Its ledger is lost, so it begins anew; that must not be taken for what the earlier agent wrote.
-    later.report([usage_report(namespace, "a")], (), (), None)
-    assert later.reported() is None
-    later.start()
-    assert set(eventually(later.reported)) == reports
+    later = Reporting(connect(cluster.kubeconfig), node)
+    assert set(eventually(later.reporter.reported)) == reports
+
+
+def test_a_lost_ledger_is_not_mistaken_for_what_an_earlier_agent_wrote(
+    cluster: Cluster, proxy: FaultProxy, connect: Connect, namespace: str, node: str
+) -> None:
+    earlier = Reporting(connect(cluster.kubeconfig), node)
+    earlier.usages(usage_report(namespace, standard=class_usage(GB)))
+    earlier.settled()
+    proxy.fail(503, [".*/bandwidthusages"], methods="GET")
+    later = Reporting(connect(proxy.kubeconfig), node)
+    later.usages(usage_report(namespace))
+    later.events(capped_note(namespace))
+    eventually(later.reporter.delivered)
+    throughout(lambda: [request.method for request in writes(proxy)] == ["POST"], 1.0)
+    proxy.mend()
+    (found,) = eventually(later.reporter.reported, 60.0)
+    assert found.standard.used_bytes == GB
 
 
 def test_a_lost_ledger_learns_nothing_from_an_api_server_that_is_away(

@@ -1,4 +1,4 @@
-"""The feed when the API server or the kinds are not as they should be: it says so once, keeps what it knows, recovers."""
+"""The feed when the API server or the kinds are not as they should be: it says so once, keeps on, and recovers."""
 
 import logging
 from collections.abc import Callable
@@ -190,7 +190,7 @@ def test_credentials_that_expire_are_read_again(
 ) -> None:
     good = cluster.kubeconfig.read_text()
     document = yaml.safe_load(good)
-    document["users"][0]["user"]["token"] = "expired"
+    document["users"][0]["user"]["token"] = "expired"  # noqa: S105 - the tokens in this file open nothing
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(yaml.safe_dump(document))
     watcher = start_feed(kubeconfig, node)

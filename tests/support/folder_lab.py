@@ -151,7 +151,7 @@ class FolderLab:
 
 @contextmanager
 def folder_lab(folder: Path, *names: str, offloads: bool = False, **node: object) -> Iterator[FolderLab]:
-    """A lab with a pod for each name; ``node`` is the NodeBandwidth. The test writes the slices and starts the agent."""
+    """A lab with a pod for each name; ``node`` is the NodeBandwidth. The test writes slices and starts the agent."""
     with Topology(pods=len(names), offloads=offloads) as net:
         net.sink.start_meter()
         lab = FolderLab(net, folder, names)

@@ -80,6 +80,11 @@ class Slicebw:
         except OSError:
             return 0
 
+    def page(self, path: str) -> str:
+        """What it serves there."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+
     def exit_code(self) -> int | None:
         """None while it runs."""
         return None if self._process is None else self._process.poll()

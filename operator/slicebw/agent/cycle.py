@@ -4,41 +4,33 @@ Start, error and drift are the same path. Nothing here waits for the API.
 """
 
 import logging
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+from slicebw.agent.counts import Counts
 from slicebw.agent.gate import NS, Gate
+from slicebw.agent.news import news
 from slicebw.agent.ports import Classifier, Feed, Reporter, Shaper, Store
-from slicebw.core.changes import Classification, RemoveRoot, TableChange, TreeChange
+from slicebw.core.changes import Classification, DeleteClass, RemoveRoot, TableChange, TreeChange
 from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.model import NodeSpec, Snapshot
 from slicebw.core.notes import node_note
 from slicebw.core.passes import PassInput, PassResult, run_pass
-from slicebw.core.plan import unmet
+from slicebw.core.plan import repairs, unmet
 from slicebw.core.rebuild import take_up
 from slicebw.core.reports import EventNote, Reason
-from slicebw.core.tree import ObservedTree, RootQdisc
+from slicebw.core.tree import ObservedTree, RootQdisc, class_id_of
 
 log = logging.getLogger(__name__)
 
 TABLE_CHECK_NS: Final = 10 * NS
-"""The nftables table sends no notification of its own; it is read again this often."""
+"""The nftables table is read again this often, should a notification of somebody else's change have been lost."""
 
 RETRY_NS: Final = NS
 """The next pass after one that left something undone."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the agent has done since it started."""
-
-    passes: int = 0
-    failed_passes: int = 0
-    changes: int = 0
-    failed_changes: int = 0
-    failed_saves: int = 0
 
 
 class Cycle:
@@ -58,6 +50,8 @@ class Cycle:
     ) -> None:
         self.counts = Counts()
         self.synced = False
+        self.last: PassResult | None = None
+        """The outcome of the last pass that ended well, for whoever looks on; a value, so from any thread."""
         self._shaper = shaper
         self._classifier = classifier
         self._feed = feed
@@ -73,6 +67,9 @@ class Cycle:
         self._saved_wishes: Snapshot | None = None
         self._table: Classification | None = None
         self._table_read_ns = 0
+        self._table_distrusted = threading.Event()
+        self._held: PassResult | None = None
+        """The last outcome, if all of it was seen to hold: what is missing of it later, another hand took."""
 
     def start(self) -> None:
         """Take up the ledger and the last wishes from the store. Never fails: what is lost is said and made anew."""
@@ -88,6 +85,7 @@ class Cycle:
     def run_once(self) -> int:
         """One pass, whole. Returns the time to the next one in ns. Raises KernelError where nothing could be read."""
         self.counts.passes += 1
+        begun_ns = self._clock().boot_ns
         self._forget_delivered()
         snapshot = self._wishes()
         device = snapshot.node.device or self._uplink
@@ -95,11 +93,16 @@ class Cycle:
         self._leave_old_device(tree, snapshot.node)
         table = self._read_table()
         result = run_pass(PassInput(snapshot, tree, table, self._ledger, self._clock()))
+        for line in news(self._ledger, result.ledger):
+            log.info("%s", line)
         saved = self._save(result.ledger)
-        complete = self._apply(tree, result, saved=saved)
+        self._count_repairs(result)
+        complete = held = self._apply(tree, result, saved=saved)
+        if (snapshot.synced and self._take_up_reported(result)) or self._ledger.rebuilding:
+            complete = False  # what was taken up may ask for caps, and what is still to come: look again soon
         self._report(result)
-        if snapshot.synced:
-            self._take_up_reported()
+        self.last, self._held = result, result if held else None
+        self.counts.durations.observe(max(0, self._clock().boot_ns - begun_ns))
         # Usage is known as of the last pass: one is due whenever a report may be.
         return min(result.next_pass_ns, self._gate.interval_ns if complete else RETRY_NS)
 
@@ -108,8 +111,8 @@ class Cycle:
         self._shaper.close()
 
     def distrust_table(self) -> None:
-        """Read the nftables table again on the next pass."""
-        self._table = None
+        """Read the nftables table again on the next pass: somebody else has changed it. Callable from any thread."""
+        self._table_distrusted.set()
 
     def _wishes(self) -> Snapshot:
         """What the feed knows; before its first complete list, what the last agent knew.
@@ -151,7 +154,9 @@ class Cycle:
 
     def _read_table(self) -> Classification:
         now_ns = self._clock().boot_ns
-        if self._table is None or now_ns - self._table_read_ns >= TABLE_CHECK_NS:
+        expired = now_ns - self._table_read_ns >= TABLE_CHECK_NS
+        if self._table is None or expired or self._table_distrusted.is_set():
+            self._table_distrusted.clear()  # before the reading: what is changed during it is read again
             self._table_read_ns = now_ns
             try:
                 self._table = self._classifier.read()
@@ -178,53 +183,73 @@ class Cycle:
         changes = tuple(change for change in result.tree_changes if saved or not change.destroys)
         complete = len(changes) == len(result.tree_changes)
         if changes:
-            complete &= self._apply_tree(tree.device, changes, result.settings.line_rate_bps)
+            complete &= self._apply_tree(tree.device, changes, result)
         if result.table_change is not None:
             complete &= self._apply_table(result.table_change)
         return complete
 
     def _apply_table(self, change: TableChange) -> bool:
         log.info("table change=%s", change)
-        self.counts.changes += 1
         self._table = None  # look again on the next pass
         try:
             self._classifier.apply(change)
         except KernelError as error:
-            self.counts.failed_changes += 1
+            self.counts.failed.add([change])
             log.error("change refused change=%s reason=%s", change, error)
             return False
+        self.counts.applied.add([change])
         return True
 
-    def _apply_tree(self, device: str, changes: tuple[TreeChange, ...], line_rate_bps: int) -> bool:
+    def _apply_tree(self, device: str, changes: tuple[TreeChange, ...], result: PassResult) -> bool:
         for change in changes:
             log.info("tree device=%s change=%s", device, change)
-        refused = self._shaper.apply(device, changes, line_rate_bps)
+        refused = self._shaper.apply(device, changes, result.settings.line_rate_bps)
         for failed in refused:
             log.error("change refused device=%s change=%s reason=%s", device, failed.change, failed.reason)
         open_changes = unmet(changes, self._shaper.read(device))
-        self.counts.changes += len(changes)
-        self.counts.failed_changes += len(open_changes)
+        self.counts.failed.add(open_changes)
+        still_open = set(open_changes)
+        done = [change for change in changes if change not in still_open]
+        self.counts.applied.add(done)
+        known = {account.class_id for account in result.ledger.slices.values()}
+        self.counts.orphans += sum(
+            isinstance(change, DeleteClass) and class_id_of(change.minor) not in known for change in done
+        )
         return not open_changes
+
+    def _count_repairs(self, result: PassResult) -> None:
+        """Count the changes that undo what another hand did since the last pass."""
+        held, self._held = self._held, None
+        if held is None or held.node.device != result.node.device:
+            return
+        self.counts.repairs.add(repairs(result.tree_changes, result.tree, held.tree))
+        if result.table_change is not None and result.table == held.table:
+            self.counts.repairs.add([result.table_change])
 
     def _report(self, result: PassResult) -> None:
         now_ns = self._clock().boot_ns
-        due, over = self._gate.due(result.usages, now_ns)
+        # Until the reports of an earlier agent are taken up, ours would overwrite what the ledger is rebuilt from.
+        usages = () if self._ledger.rebuilding else result.usages
+        due, over = self._gate.due(usages, now_ns)
         node = result.node if self._gate.node_due(result.node, now_ns) else None
         self._reporter.report(due, over, result.ledger.outbox, node)
 
-    def _take_up_reported(self) -> None:
+    def _take_up_reported(self, result: PassResult) -> bool:
         """Once, as soon as it is known: go on from what an earlier agent reported, if its ledger is lost.
 
-        Reports of slices that the ledger does not know are of periods that are over: they are removed.
+        Reports of slices that nothing is known of any more are of periods that are over: they are removed.
+        Returns whether the ledger was rebuilt; it is saved, so that nothing is taken up twice.
         """
         if self._recalled or (reported := self._reporter.reported()) is None:
-            return
+            return False
         self._recalled = True
-        if self._ledger.rebuilding:
-            self._ledger = take_up(self._ledger, reported, self._clock())
+        rebuilt = self._ledger.rebuilding
+        if rebuilt:
+            self._save(take_up(self._ledger, reported, self._clock()))
             log.info("ledger rebuilt slices=%d reported=%d", len(self._ledger.slices), len(reported))
-        stale = [report.key for report in reported if report.key not in self._ledger.slices]
-        self._reporter.report((), stale, (), None)
+        known = {*self._ledger.slices, *(usage.key for usage in result.usages)}
+        self._reporter.report((), [report.key for report in reported if report.key not in known], (), None)
+        return rebuilt and bool(reported)
 
     def _forget_delivered(self) -> None:
         delivered = self._reporter.delivered()

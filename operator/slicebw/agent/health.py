@@ -1,10 +1,11 @@
-"""Answers the kubelet's probes: ``/healthz`` (restart me?) and ``/readyz`` (are limits in force?), as plain HTTP."""
+"""Answers the kubelet's probes, ``/healthz`` (restart me?) and ``/readyz`` (are limits in force?), and serves pages."""
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
 
 from slicebw.core.errors import UsageError
 
@@ -13,14 +14,21 @@ log = logging.getLogger(__name__)
 Probe = Callable[[], str | None]
 """None where all is well, else what is not, in one line."""
 
+Page = Callable[[str], tuple[str, bytes]]
+"""Takes the request's Accept header; gives a content type and a body. Called in a thread of its own."""
+
+_PLAIN: Final = "text/plain; charset=utf-8"
+
 
 class HealthServer:
     """An HTTP server in a daemon thread. It answers while the API server, or the kernel, does not."""
 
-    def __init__(self, port: int, probes: dict[str, Probe], address: str = "") -> None:
+    def __init__(
+        self, port: int, probes: Mapping[str, Probe], pages: Mapping[str, Page] | None = None, address: str = ""
+    ) -> None:
         """Bind at once; raises UsageError if the port is taken. ``port`` 0 takes a free one."""
         try:
-            self._server = ThreadingHTTPServer((address, port), _handler(probes))
+            self._server = ThreadingHTTPServer((address, port), _handler(probes, pages or {}))
         except OSError as error:
             raise UsageError(
                 f"--liveness-port {port}: cannot listen there ({error.strerror}); free the port or name another"
@@ -43,22 +51,35 @@ class HealthServer:
         self._server.server_close()
 
 
-def _handler(probes: dict[str, Probe]) -> type[BaseHTTPRequestHandler]:
+def _handler(probes: Mapping[str, Probe], pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10  # seconds; a client that says nothing is hung up on
 
         def do_GET(self) -> None:
-            probe = probes.get(self.path.partition("?")[0])
-            if probe is None:
-                self._answer(HTTPStatus.NOT_FOUND, f"not found; there are {', '.join(sorted(probes))}")
-                return
-            trouble = probe()
-            self._answer(HTTPStatus.OK if trouble is None else HTTPStatus.SERVICE_UNAVAILABLE, trouble or "ok")
+            path = self.path.partition("?")[0]
+            if path in pages:
+                self._serve(pages[path])
+            elif path in probes:
+                trouble = probes[path]()
+                self._say(HTTPStatus.OK if trouble is None else HTTPStatus.SERVICE_UNAVAILABLE, trouble or "ok")
+            else:
+                self._say(HTTPStatus.NOT_FOUND, f"not found; there are {', '.join(sorted({*probes, *pages}))}")
 
-        def _answer(self, status: HTTPStatus, text: str) -> None:
-            body = f"{text}\n".encode()
+        def _serve(self, page: Page) -> None:
+            try:
+                kind, body = page(self.headers.get("Accept", ""))
+            except Exception:
+                log.exception("%s cannot be served", self.path)
+                self._say(HTTPStatus.INTERNAL_SERVER_ERROR, "failed; the log says why")
+                return
+            self._answer(HTTPStatus.OK, kind, body)
+
+        def _say(self, status: HTTPStatus, text: str) -> None:
+            self._answer(status, _PLAIN, f"{text}\n".encode())
+
+        def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from slicebw.api import kinds
 from slicebw.api.fields import FieldError, Fields, Metadata
-from slicebw.api.quantity import QuantityError, parse_time, shown
+from slicebw.api.quantity import MAX_BYTES, QuantityError, parse_time, shown
 from slicebw.core.model import SliceKey, TrafficClass
 from slicebw.core.reports import ClassUsage, PodProblem, UsageReport
 from slicebw.core.text import bytes_text, rate_text, time_text
@@ -155,9 +155,9 @@ def _flag(value: object) -> bool:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_BYTES:
         return value
-    raise QuantityError(f"{shown(value)} must be a whole number, 0 or more")
+    raise QuantityError(f"{shown(value)} must be a whole number from 0 to {MAX_BYTES}")
 
 
 def _class_id(value: object) -> int:

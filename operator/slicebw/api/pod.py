@@ -1,20 +1,23 @@
 """Pods: the little that slicebw needs of a core/v1 Pod."""
 
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from slicebw.api.fields import Metadata
 from slicebw.core.model import Pod
 
 _FINISHED_PHASES: Final = ("Succeeded", "Failed")
+_BROADCAST: Final = IPv4Address("255.255.255.255")
 
 
 def parse(obj: object) -> Pod:
     """A pod as read. Never raises: what is missing or malformed counts as not there.
 
     ``addresses`` are all of ``status.podIPs`` (or ``podIP``, from old kubelets), in canonical form; for a pod of
-    the host's network these are the node's own.
+    the host's network these are the node's own. Left out is what cannot be one pod's own: loopback, multicast,
+    broadcast and unspecified addresses, and those with a zone (``fe80::1%eth0``), which is of one link only and which
+    nft would refuse together with all the other addresses of its transaction.
     """
     metadata = Metadata(obj)
     spec, status = _mapping(obj, "spec"), _mapping(obj, "status")
@@ -42,9 +45,11 @@ def _addresses(status: Mapping[str, Any]) -> Iterator[str]:
             address = ip_address(value)
         except ValueError:
             continue
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            yield str(address.ipv4_mapped)  # on the wire such packets are IPv4
-        else:
+        if isinstance(address, IPv6Address):
+            if address.scope_id is not None:
+                continue
+            address = address.ipv4_mapped or address  # on the wire such packets are IPv4
+        if not (address.is_loopback or address.is_multicast or address.is_unspecified or address == _BROADCAST):
             yield str(address)
 
 

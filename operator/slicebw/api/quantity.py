@@ -129,7 +129,10 @@ def parse_time(value: object) -> int:
     Also a datetime, which is what PyYAML makes of an unquoted time; without a zone it is UTC, as YAML says.
     """
     if isinstance(value, datetime):
-        return timegm(value.utctimetuple())
+        try:
+            return timegm(value.utctimetuple())
+        except OverflowError:  # an hour before the year 1
+            raise QuantityError(f"{value.isoformat()} is not a time: it is outside the years 1 to 9999") from None
     match = _TIME.fullmatch(value) if isinstance(value, str) and len(value) <= _SHOWN_LENGTH else None
     if match is not None:
         zone = "+00:00" if match[3] in "Zz" else match[3]

@@ -176,14 +176,17 @@ def _class_limits(fields: Fields, traffic_class: TrafficClass, share: int | None
 
 
 def _threshold(fields: Fields, default_budget_bytes: int, budget_bytes: int | None) -> int | None:
-    """The threshold in bytes: given so, or as a percentage of the budget in force. ``budget_bytes`` None: wrong."""
+    """The threshold in bytes: given so, or as a percentage of the budget in force. ``budget_bytes`` None: wrong.
+
+    At least one byte, however small the budget: a slice that has sent nothing is over no threshold.
+    """
     value = fields.raw("threshold")
     known_budget_bytes = default_budget_bytes if budget_bytes is None else budget_bytes
     if value is None:
-        return percent_of(DEFAULT_THRESHOLD_PERCENT, known_budget_bytes)
+        return max(1, percent_of(DEFAULT_THRESHOLD_PERCENT, known_budget_bytes))
     if isinstance(value, str) and value.endswith("%"):
         percent = fields.read("threshold", parse_percent, None)
-        return None if percent is None else percent_of(percent, known_budget_bytes)
+        return None if percent is None else max(1, percent_of(percent, known_budget_bytes))
     threshold_bytes = fields.read("threshold", _threshold_bytes, None)
     if threshold_bytes is not None and budget_bytes is not None and threshold_bytes > budget_bytes:
         given = fields.raw("budget")

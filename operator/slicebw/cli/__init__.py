@@ -12,6 +12,7 @@ from slicebw import __version__
 from slicebw.cli.agent import agent
 from slicebw.cli.controller import controller
 from slicebw.cli.node import node
+from slicebw.cli.rspec import import_rspec
 from slicebw.core.errors import SlicebwError
 
 
@@ -21,7 +22,7 @@ def cli() -> None:
     """Fair, guaranteed and budgeted shares of each node's uplink for every slice of a testbed."""
 
 
-for command in (agent, controller, node):
+for command in (agent, controller, node, import_rspec):
     cli.add_command(command)
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,13 @@ from slicebw.cli.services import Service, ThreadService, api_thread, run, serve_
 from slicebw.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
     from slicebw.agent.cycle import Cycle
+    from slicebw.agent.loop import Loop
     from slicebw.agent.ports import Feed, Reporter
+    from slicebw.kube.health import ApiHealth
+    from slicebw.kube.report import ApiReporter
 
 log = logging.getLogger(__name__)
 
@@ -77,25 +83,33 @@ def agent(
         stack.enter_context(_node_lock(state_dir, stop))
         if stop.is_set():
             return
-        feed, reporter, services = _edges(node, manifests, kubeconfig, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
+        edges = _edges(node, manifests, kubeconfig, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
 
         def build() -> "Cycle":
-            shaper = HtbShaper()
-            shaper.watch(loop.wake)
-            return Cycle(
+            shaper, classifier = HtbShaper(), NftClassifier()
+            cycle = Cycle(
                 shaper=shaper,
-                classifier=NftClassifier(),
-                feed=feed,
+                classifier=classifier,
+                feed=edges.feed,
                 store=FileStore(state_dir),
-                reporter=reporter,
+                reporter=edges.reporter,
                 clock=SystemClock(),
                 gate=Gate(report_interval * NS),
                 uplink=uplink,
             )
 
+            def table_changed() -> None:
+                cycle.distrust_table()
+                loop.wake()
+
+            shaper.watch(loop.wake)
+            classifier.watch(table_changed)
+            return cycle
+
         loop = Loop(build, lambda: namespaces.enter(netns) if netns else None)
-        serve_health(stack, liveness_port, {"/healthz": loop.liveness, "/readyz": loop.readiness})
-        run(stack, [*services, ThreadService(loop)])
+        probes = {"/healthz": loop.liveness, "/readyz": loop.readiness}
+        serve_health(stack, liveness_port, probes, lambda: _metrics(loop, edges))
+        run(stack, [*edges.services, ThreadService(loop)])
         log.info("agent started version=%s node=%s netns=%s state_dir=%s", __version__, node, netns or "own", state_dir)
         while not stop.wait(1.0):
             if not loop.is_alive():
@@ -105,24 +119,42 @@ def agent(
     log.info("agent stopped; the kernel stays as it is")
 
 
-def _edges(
-    node: str, manifests: Path | None, kubeconfig: Path | None, wake: Callable[[], None]
-) -> "tuple[Feed, Reporter, list[Service]]":
-    """The two ports to the outer world: a folder's or the API server's, and what has to be started for them."""
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """The two ports to the outer world, and what has to be started for them. ``api``: of an agent with a cluster."""
+
+    feed: "Feed"
+    reporter: "Reporter"
+    services: list[Service]
+    api: "tuple[ApiHealth, ApiReporter] | None" = None
+
+
+def _edges(node: str, manifests: Path | None, kubeconfig: Path | None, wake: Callable[[], None]) -> _Edges:
+    """A folder's edges or the API server's."""
     if manifests is not None:
         from slicebw.folder.feed import FolderFeed
         from slicebw.folder.report import FolderReporter
 
         folder_feed = FolderFeed(manifests, node, wake)
         folder_reporter = FolderReporter(manifests, node)
-        return folder_feed, folder_reporter, [folder_reporter, folder_feed]
+        return _Edges(folder_feed, folder_reporter, [folder_reporter, folder_feed])
     from slicebw.kube.feed import ApiFeed
     from slicebw.kube.report import ApiReporter
 
     api = api_thread(kubeconfig, "agent")
     feed = ApiFeed(api, node, wake)
     reporter = ApiReporter(api, node)
-    return feed, reporter, [api, feed, reporter]
+    return _Edges(feed, reporter, [api, feed, reporter], (api.health, reporter))
+
+
+def _metrics(loop: "Loop", edges: _Edges) -> "Iterator[Collector]":
+    from slicebw.agent.metrics import AgentMetrics
+    from slicebw.cli.exposition import ApiMetrics
+
+    health, reporter = edges.api or (None, None)
+    yield AgentMetrics(lambda: loop.cycle, reporter)
+    if health is not None:
+        yield ApiMetrics(health)
 
 
 @contextmanager

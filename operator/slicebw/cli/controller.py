@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,10 @@ from slicebw.cli import options
 from slicebw.cli.services import ThreadService, api_thread, run, serve_health, stop_signal
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
     from slicebw.controller.loop import StatusLoop
+    from slicebw.kube.background import ApiThread
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +50,19 @@ def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int
         thread = _LoopThread(loop)
         ready = "not all SliceBandwidths and BandwidthUsages have been listed yet"
         probes = {"/healthz": thread.liveness, "/readyz": lambda: None if feed.synced() else ready}
-        serve_health(stack, liveness_port, probes)
+        serve_health(stack, liveness_port, probes, lambda: _metrics(api, loop))
         run(stack, [api, feed, ThreadService(thread)])
         log.info("controller started version=%s", __version__)
         stop.wait()
     log.info("controller stopped")
+
+
+def _metrics(api: "ApiThread", loop: "StatusLoop") -> "Iterator[Collector]":
+    from slicebw.cli.exposition import ApiMetrics
+    from slicebw.controller.metrics import ControllerMetrics
+
+    yield ControllerMetrics(loop.counts)
+    yield ApiMetrics(api.health)
 
 
 class _LoopThread(threading.Thread):

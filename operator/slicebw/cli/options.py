@@ -14,16 +14,19 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """A duration as in a spec: ``60s``, ``1m30s``."""
+    """A duration as in a spec: ``60s``, ``1m30s``; at least a second, for 0s would be work without a pause."""
 
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Seconds."""
         try:
-            return value if isinstance(value, int) else parse_duration(str(value))
+            duration_s = value if isinstance(value, int) else parse_duration(str(value))
         except QuantityError as error:
             self.fail(str(error), param, ctx)
+        if duration_s < 1:
+            self.fail(f"{value} is too short: at least 1s", param, ctx)
+        return duration_s
 
 
 def _verbosity(context: click.Context, _param: click.Parameter, level: str) -> None:
@@ -55,7 +58,7 @@ liveness_port = click.option(
     "--liveness-port",
     type=click.IntRange(0, 65535),
     envvar="SLICEBW_LIVENESS_PORT",
-    help="Serve /healthz and /readyz on this port (0: any free one, logged). Default: do not.",
+    help="Serve /healthz, /readyz and /metrics on this port (0: any free one, logged). Default: do not.",
 )
 state_dir = click.option(
     "--state-dir",

@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 from slicebw import __version__
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
     from slicebw.kube.background import ApiThread
 
 log = logging.getLogger(__name__)
@@ -60,15 +62,24 @@ def run(stack: ExitStack, services: "list[Service]") -> None:
         stack.callback(service.stop)
 
 
-def serve_health(stack: ExitStack, port: int | None, probes: dict[str, Callable[[], str | None]]) -> None:
-    """Answer probes on a port until the stack unwinds, if there is one. Raises UsageError: the port is taken."""
+def serve_health(
+    stack: ExitStack,
+    port: int | None,
+    probes: dict[str, Callable[[], str | None]],
+    metrics: "Callable[[], Iterable[Collector]]",
+) -> None:
+    """Answer probes and scrapes on a port until the stack unwinds, if there is one.
+
+    Raises UsageError: the port is taken.
+    """
     if port is None:
         return
     from slicebw.agent.health import HealthServer
+    from slicebw.cli.exposition import page
 
-    server = HealthServer(port, probes)
+    server = HealthServer(port, probes, {"/metrics": page(*metrics())})
     run(stack, [server])
-    log.info("probes served port=%d", server.port)
+    log.info("probes and metrics served port=%d", server.port)
 
 
 def stop_signal() -> threading.Event:

@@ -46,6 +46,10 @@ class PassResult:
     usages: tuple[UsageReport, ...]
     node: NodeReport
     next_pass_ns: int
+    tree: Mapping[int, ClassSpec] | None
+    """Every class that is wanted, by minor; None: no tree at all."""
+    table: Classification | None
+    """What is wanted in the nftables table; None: no table at all."""
 
 
 def run_pass(given: PassInput) -> PassResult:
@@ -89,6 +93,8 @@ def run_pass(given: PassInput) -> PassResult:
         usages=usage_reports(given.snapshot, membership, accounts, verdicts),
         node=node_report(given.snapshot, given.tree, settings, tree or {}, ledger, verdicts),
         next_pass_ns=_next_pass_ns(given.now, accounts, verdicts, hurry=leftover),
+        tree=tree,
+        table=table,
     )
 
 

@@ -83,6 +83,26 @@ def _removable(
     return sorted(minor for minor in classes if minor not in wanted and minor in quiet and minor not in parents)
 
 
+def repairs(
+    changes: Iterable[TreeChange], wanted: Mapping[int, ClassSpec] | None, before: Mapping[int, ClassSpec] | None
+) -> tuple[TreeChange, ...]:
+    """Those of the changes that are due though the same was ``wanted`` ``before``, and held then."""
+
+    def is_repair(change: TreeChange) -> bool:
+        match change:
+            case CreateRoot():
+                return before is not None
+            case RemoveRoot():
+                return before is None
+            case DeleteClass(minor=minor) | SetLeaf(minor=minor):
+                pass
+            case CreateClass(spec=spec) | ChangeClass(spec=spec) | ForgiveDebt(spec=spec):
+                minor = spec.minor
+        return wanted is not None and before is not None and minor in wanted and wanted[minor] == before.get(minor)
+
+    return tuple(change for change in changes if is_repair(change))
+
+
 def unmet(changes: Iterable[TreeChange], observed: ObservedTree) -> tuple[TreeChange, ...]:
     """Those of the changes that a dump made after them does not show."""
     return tuple(change for change in changes if not _is_met(change, observed))

@@ -16,7 +16,7 @@ def take_up(ledger: Ledger, reported: Iterable[UsageReport], now: Instant) -> Le
     """
     slices = dict(ledger.slices)
     for report in reported:
-        if report.period_end_s <= now.wall_s:
+        if report.period_end_s <= max(now.wall_s, report.period_start_s):
             continue
         account = slices.get(report.key)
         slices[report.key] = _recalled(report) if account is None else _merged(account, report)

@@ -6,6 +6,9 @@ from typing import Final
 _UNITS: Final = "kMGTP"
 _WHOLE_FROM: Final = 100
 """From here on a figure needs no tenths."""
+_EARLIEST_S: Final = -62_135_596_800
+_LATEST_S: Final = 253_402_300_799
+"""The first second of the year 1 and the last of 9999: RFC 3339 can write no others."""
 
 
 def _scaled(value: int) -> str:
@@ -33,5 +36,10 @@ def bytes_text(count: int) -> str:
 
 
 def time_text(wall_s: int) -> str:
-    """RFC 3339 in UTC, as Kubernetes writes times: ``2026-11-22T10:00:00Z``."""
-    return datetime.fromtimestamp(wall_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """RFC 3339 in UTC, as Kubernetes writes times: ``2026-11-22T10:00:00Z``.
+
+    Never raises: one clock or one object that is far out must not keep the reports of all others from being written.
+    What is before the year 1 or after 9999 is shown as the first or last second of them.
+    """
+    within_s = max(_EARLIEST_S, min(_LATEST_S, wall_s))
+    return datetime.fromtimestamp(within_s, timezone.utc).isoformat().replace("+00:00", "Z")

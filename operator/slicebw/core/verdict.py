@@ -14,7 +14,11 @@ from slicebw.core.settings import NodeSettings
 
 @dataclass(frozen=True, slots=True)
 class ClassVerdict:
-    """What holds for one class now. ``kernel`` is what HTB gets; ``runner`` is set while it can still cross."""
+    """What holds for one class now. ``kernel`` is what HTB gets.
+
+    ``runner`` is set while the class can still cross its threshold, and once more when it has just done so: what it
+    sent between the reading and the cap is known only by the next reading, and the cap is set right by it.
+    """
 
     account: ClassAccount
     kernel: Rates
@@ -76,11 +80,12 @@ def judge(
     enforced = settings.mode is Mode.ENFORCE
     line = ceiling_bps(settings, traffic_class)
     kernel = Rates(allowed.min_bps, ceil_bps) if enforced else Rates(allowed.min_bps, line)
+    to_go_bytes = limits.threshold_bytes - account.used_bytes
     return ClassVerdict(
         account=_marked(account, over=over, owed=bool(owed), now_s=now.wall_s),
         kernel=kernel,
         capped=over,
-        runner=None if over else Runner(limits.threshold_bytes - account.used_bytes, kernel.max_bps),
+        runner=None if over and account.capped_since_s is not None else Runner(to_go_bytes, kernel.max_bps),
         owed=tuple(owed),
     )
 

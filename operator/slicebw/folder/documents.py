@@ -5,6 +5,7 @@ in one mapping (the later one would win), and nesting so deep that libyaml's com
 """
 
 import json
+import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,10 +18,14 @@ from yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 from yaml.resolver import Resolver
 
+from slicebw.api.quantity import shown
 from slicebw.core.errors import SlicebwError
 
 MAX_DEPTH: Final = 100
 """Of nesting; the deepest Kubernetes objects have a quarter of it."""
+
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_LONGEST_FIELD: Final = 63
 
 _TIMESTAMP_TAG: Final = "tag:yaml.org,2002:timestamp"
 _CONSTRUCTOR_ERRORS: Final = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
@@ -58,6 +63,7 @@ def _json_documents(text: str) -> Iterator[Document]:
     """JSON needs its own reader: tabs may indent it, which YAML forbids."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
     position = _skip_blanks(text, 0)
+    escaped = _SURROGATE.search(text) is not None
     while position < len(text):
         line = text.count("\n", 0, position) + 1
         try:
@@ -68,9 +74,20 @@ def _json_documents(text: str) -> Iterator[Document]:
             raise DocumentError(line, "cannot be read: nested too deeply") from None
         except ValueError as error:
             raise DocumentError(line, f"cannot be read: {error}") from None
+        if escaped and _has_half_a_character(value):
+            raise DocumentError(line, "cannot be read: a \\ud800 to \\udfff that is half of a pair is no character")
         if value is not None:
             yield Document(value, line)
         position = _skip_blanks(text, position)
+
+
+def _has_half_a_character(value: object) -> bool:
+    """Whether there is a lone surrogate in it: Python's JSON reads it, but no file or checkpoint can hold it."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return True
+    return False
 
 
 def _skip_blanks(text: str, position: int) -> int:
@@ -84,8 +101,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the field {twice} is there twice")
+        raise ValueError(f"the field {_field(twice)} is there twice")
     return found
+
+
+def _field(name: str) -> str:
+    """A field's name as a message shows it: on one line, and short."""
+    return name if name.isprintable() and len(name) <= _LONGEST_FIELD else shown(name)
 
 
 def _yaml_documents(text: str) -> Iterator[Document]:
@@ -158,6 +180,6 @@ class _Loader(Composer, CParser, SafeConstructor, Resolver):
             if not isinstance(key, ScalarNode):
                 continue
             if (key.tag, key.value) in seen:
-                raise _error(f"the field {key.value} is there twice", key)
+                raise _error(f"the field {_field(key.value)} is there twice", key)
             seen.add((key.tag, key.value))
         return node

@@ -46,6 +46,8 @@ class ApiThread:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout_s)
+        elif not self._loop.is_closed():
+            self._loop.close()
 
     def submit(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
         """Run a coroutine in the thread; the result is the caller's to look at."""

@@ -21,11 +21,11 @@ class Backoff:
         while True:
             yield row.next_s()
 
-    def next_s(self) -> float:
-        """The pause to make now."""
+    def next_s(self, at_least_s: float | None = None) -> float:
+        """The pause to make now; not shorter than what the server asked for."""
         pause_s = self._base_s * random.uniform(0.5, 1.5)
         self._base_s = min(self._base_s * 2, self._most_s)
-        return pause_s
+        return max(pause_s, at_least_s or 0.0)
 
     def reset(self) -> None:
         """It worked: the next pause is the shortest again."""

@@ -198,7 +198,7 @@ class ApiClient:
             raise self._lost(ApiUnreachable(silence(connection.server, error))) from error
         if status == _UNAUTHORIZED:
             await self.close()
-            raise self._lost(unauthorized(connection, what))
+            raise self._lost(unauthorized(connection))
         self._health.reachable()
         if is_later(status):
             message = f"{connection.server} cannot serve {what} now ({status})."
@@ -228,10 +228,10 @@ class ApiClient:
         return error
 
 
-def unauthorized(connection: Connection, what: str) -> ApiUnreachable:
+def unauthorized(connection: Connection) -> ApiUnreachable:
     """The error for a 401: new credentials may be there at the next try."""
     return ApiUnreachable(
-        f"{connection.server} does not accept the credentials of {connection.source} (401 on {what}): are they expired?"
+        f"{connection.server} does not accept the credentials of {connection.source} (401): are they expired?"
     )
 
 

@@ -12,6 +12,8 @@ log = logging.getLogger(__name__)
 REMIND_AFTER_S: Final = 600.0
 """A complaint that still holds is repeated this often."""
 
+_UNREACHABLE: Final = "unreachable: "
+
 
 class ApiHealth:
     """What is wrong with the API server at the moment, and how much went wrong so far. Safe from any thread."""
@@ -41,7 +43,7 @@ class ApiHealth:
             self._failures["unreachable"] += 1
             if self._unreachable_since is None:
                 self._unreachable_since = time.monotonic()
-        self.complain("unreachable", f"{message} Trying again until it works.", "unreachable", count=False)
+        self.complain(f"{_UNREACHABLE}{message}", f"{message} Trying again until it works.", count=False)
 
     def reachable(self) -> None:
         """A request was answered, be it with a refusal."""
@@ -49,7 +51,9 @@ class ApiHealth:
             return
         with self._lock:
             since, self._unreachable_since = self._unreachable_since, None
-            self._complaints.pop("unreachable", None)
+            self._complaints = {
+                about: at for about, at in self._complaints.items() if not about.startswith(_UNREACHABLE)
+            }
         if since is not None:
             log.info("the API server is back after %.0f s", time.monotonic() - since)
 

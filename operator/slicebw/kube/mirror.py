@@ -22,6 +22,8 @@ V = TypeVar("V")
 RELIST_S: Final = 1800.0
 """How often our own list is made, give or take half of it: a safety net, the watch is what normally tells."""
 
+REFUSED_PAUSE_S: Final = 120.0
+
 FIRST_LIST_S: Final = 15.0
 """Our own list is made early if kopf's has not come by then."""
 
@@ -168,10 +170,10 @@ class Mirror(Generic[V]):
                     return
             try:
                 standing = await self._kind_stands()
-            except ApiUnreachable:
+            except ApiUnreachable as error:
                 with self._lock:
                     self._doubtful = {**doubtful, **self._doubtful}
-                await asyncio.sleep(pause.next_s())
+                await asyncio.sleep(pause.next_s(error.retry_after_s))
                 continue
             if standing:
                 with self._lock:
@@ -198,22 +200,24 @@ class Mirror(Generic[V]):
 
     async def _relist_forever(self) -> None:
         pause = Backoff()
-        wait_s, asked = FIRST_LIST_S, False
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._relist_now.wait(), min(FIRST_LIST_S, self._relist_s))
+        wait_s = self._relist_s * random.uniform(0.5, 1.5) if self._listed else 0.0
         while True:
             with suppress(TimeoutError):
-                asked = await asyncio.wait_for(self._relist_now.wait(), wait_s)
-            early, wait_s = wait_s == FIRST_LIST_S, self._relist_s * random.uniform(0.5, 1.5)
-            if early and self._listed and not asked:
-                continue
+                await asyncio.wait_for(self._relist_now.wait(), wait_s)
             self._relist_now.clear()
-            asked = False
+            wait_s = self._relist_s * random.uniform(0.5, 1.5)
             try:
                 await self._relist()
                 pause.reset()
-            except (ApiUnreachable, ApiRefused) as error:
-                # A kind that is missing or refused is complained about by the watch already.
+            except ApiUnreachable as error:
                 log.debug("own list of %s: %s", self._watched, error)
-                wait_s = pause.next_s()
+                wait_s = pause.next_s(error.retry_after_s)
+            except ApiRefused as refusal:
+                # A kind that is missing or refused is complained about, and waited for, by the watch.
+                log.debug("own list of %s: %s", self._watched, refusal)
+                wait_s = REFUSED_PAUSE_S * random.uniform(0.5, 1.5)
 
     async def _relist(self) -> None:
         """List, and take the list in; where the versions have jumped back, over all that is known.

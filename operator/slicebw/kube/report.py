@@ -179,7 +179,7 @@ class ApiReporter:
                 await self._send(entry.write)
                 self.writes += 1
             except ApiUnreachable as error:
-                pause_s = max(backoff.next_s(), error.retry_after_s or 0.0)
+                pause_s = backoff.next_s(error.retry_after_s)
                 log.debug("not written, again in %.1f s: %s", pause_s, error)
                 # Others go first then, and get some time: a server error may be about this one write only.
                 self._outbox.later(entry, time.monotonic() + 2 * pause_s)

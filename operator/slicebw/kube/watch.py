@@ -277,7 +277,7 @@ class KopfWatch:
     async def _note_refusal(self, what: str, response: aiohttp.ClientResponse) -> None:
         health, status = self._api.health, response.status
         if status == _HTTP_UNAUTHORIZED and self._connection is not None:
-            health.unreachable(str(unauthorized(self._connection, what)))
+            health.unreachable(str(unauthorized(self._connection)))
             return
         health.reachable()
         if is_later(status):

@@ -264,11 +264,14 @@ def test_a_ledger_that_cannot_be_trusted_is_rebuilt_from_what_was_reported(world
     world.reporter.known = None
     world.reporter.events.clear()
     world.start_agent()
+    sent = len(world.reporter.usages)
     world.run()
     assert world.ledger.rebuilding
+    assert len(world.reporter.usages) == sent  # else what is to be taken up would be overwritten
     world.reporter.known = reports
-    for _ in range(2):
-        world.run()
+    assert world.run() == RETRY_NS
+    assert world.ledger.slices[KEY].standard.used_bytes == 91 * M
+    world.run()
     account = world.ledger.slices[KEY]
     assert (account.standard.used_bytes, account.class_id) == (91 * M, 1)
     assert not world.ledger.rebuilding

@@ -73,11 +73,22 @@ def test_one_event_tells_of_the_cap_and_one_of_its_end_however_many_passes() -> 
 def test_at_the_end_of_its_period_a_slice_starts_again_at_once() -> None:
     node = one_slice()
     node.send(STANDARD, 90 * M)
+    node.run(at(3599))
     assert node.run(at(3599.5)).next_pass_ns == NS // 2
     result = node.run(at(3600))
     assert node.classes[STANDARD].ceil_bps == 10 * M
     (usage,) = result.usages
     assert (usage.standard.used_bytes, usage.period_start_s) == (0, START_S + 3600)
+
+
+def test_a_cap_is_set_right_at_once_by_what_was_sent_before_it_took_hold() -> None:
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    assert node.run(at(0)).next_pass_ns == NS // 5
+    first_bps = node.classes[STANDARD].ceil_bps
+    node.send(STANDARD, 5 * M)
+    assert node.run(at(0.2)).next_pass_ns == 10 * NS
+    assert node.classes[STANDARD].ceil_bps == pytest.approx(first_bps / 2, rel=0.01)
 
 
 def test_raised_limits_lift_the_cap_at_once_and_a_second_cap_in_the_period_is_not_announced_again() -> None:

@@ -1,0 +1,83 @@
+"""What the agent has done since it started. Written by the cycle's thread alone; read by any thread, at any time."""
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Final, get_args
+
+from slicebw.core.changes import TableChange, TreeChange
+
+Change = TreeChange | TableChange
+
+BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+"""Upper bounds of the histogram's buckets: a pass over 4,000 slices is to stay below 0.2 s."""
+
+_MS: Final = 1_000_000
+_WORD_BEGINS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def kind_of(change: type[Change]) -> str:
+    """How metrics name a kind of change: ``create_class``."""
+    return _WORD_BEGINS.sub("_", change.__name__).lower()
+
+
+KINDS: Final = tuple(kind_of(change) for change in get_args(Change))
+"""Every kind of change there is."""
+
+
+class Tally:
+    """Counts by kind of change. All kinds are there from the start, so that their series are, too."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(KINDS, 0)
+
+    def add(self, changes: Iterable[Change]) -> None:
+        """Count each of the changes."""
+        for change in changes:
+            self._counts[kind_of(type(change))] += 1
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        """Kind and count."""
+        return iter(self._counts.items())
+
+    @property
+    def total(self) -> int:
+        """Over all kinds."""
+        return sum(self._counts.values())
+
+
+class Histogram:
+    """Durations, counted in buckets (:data:`BOUNDS_MS`)."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS_MS) + 1)
+        self.sum_ns = 0
+
+    def observe(self, duration_ns: int) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(BOUNDS_MS, duration_ns / _MS)] += 1
+        self.sum_ns += duration_ns
+
+    def cumulative(self) -> list[int]:
+        """How many took at most as long as each bound, and at last how many there were."""
+        return list(accumulate(self._counts))
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the agent has done since it started."""
+
+    passes: int = 0
+    """Begun; those that ended well are in ``durations``."""
+    failed_passes: int = 0
+    failed_saves: int = 0
+    applied: Tally = field(default_factory=Tally)
+    """Changes that were seen to hold afterwards."""
+    failed: Tally = field(default_factory=Tally)
+    repairs: Tally = field(default_factory=Tally)
+    """Changes that were needed though nothing else was wanted than at the last pass: another hand was at it."""
+    orphans: int = 0
+    """Classes removed that belonged to no slice."""
+    durations: Histogram = field(default_factory=Histogram)

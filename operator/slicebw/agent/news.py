@@ -1,0 +1,45 @@
+"""What a pass has changed for the slices, as lines for the log; the cycle logs what it changes in the kernel."""
+
+from collections.abc import Iterator
+
+from slicebw.core.ledger import Ledger, SliceAccount
+from slicebw.core.model import ClassLimits, TrafficClass
+
+
+def news(before: Ledger, after: Ledger) -> Iterator[str]:
+    """One line for every slice that came, went, or has other limits, and for every event that is owed now."""
+    for key, account in after.slices.items():
+        last = before.slices.get(key)
+        if last is account:
+            continue
+        was_live = last is not None and last.live
+        if account.live and not was_live:
+            yield f"slice came slice={key} {_limits(account)}"
+        elif was_live and not account.live:
+            yield f"slice went slice={key} class_id={account.class_id:03x}; its usage is kept until its period ends"
+        elif last is not None and last.limits != account.limits:
+            yield f"limits changed slice={key} {_limits(account)}"
+    for key in before.slices.keys() - after.slices.keys():
+        yield f"slice forgotten slice={key}; its period is over"
+    known = {note.id for note in before.outbox}
+    for note in after.outbox:
+        if note.id not in known:
+            yield f"event reason={note.reason} about={note.key or 'node'} message={note.message}"
+
+
+def _limits(account: SliceAccount) -> str:
+    words = [f"class_id={account.class_id:03x} generation={account.generation} period_s={account.limits.period_s}"]
+    words += [_class_limits(traffic_class, account.limits.of(traffic_class)) for traffic_class in TrafficClass]
+    return " ".join(words)
+
+
+def _class_limits(traffic_class: TrafficClass, limits: ClassLimits) -> str:
+    maximum = "node" if limits.max_rate_bps is None else limits.max_rate_bps
+    figures = {
+        "min_rate_bps": limits.min_rate_bps,
+        "max_rate_bps": maximum,
+        "budget_bytes": limits.budget_bytes,
+        "threshold_bytes": limits.threshold_bytes,
+        "share": limits.share,
+    }
+    return " ".join(f"{traffic_class}.{name}={value}" for name, value in figures.items())

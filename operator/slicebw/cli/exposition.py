@@ -1,0 +1,60 @@
+"""The ``/metrics`` page: several collectors in a registry of their own, in the format the scraper asks for."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from slicebw import __version__
+
+if TYPE_CHECKING:
+    from slicebw.agent.health import Page
+    from slicebw.kube.health import ApiHealth
+
+
+class BuildInfo:
+    """Which slicebw this is."""
+
+    def collect(self) -> Iterator[Metric]:
+        """One constant."""
+        family = GaugeMetricFamily("slicebw_build_info", "Always 1; its label is the version.", labels=("version",))
+        family.add_metric((__version__,), 1)
+        yield family
+
+
+class ApiMetrics:
+    """How the API server is doing, as this process sees it."""
+
+    def __init__(self, health: "ApiHealth") -> None:
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        """All metric families. Callable from any thread."""
+        yield GaugeMetricFamily(
+            "slicebw_api_unreachable_seconds",
+            "For how long the API server has not answered; 0 while it does.",
+            self._health.unreachable_s,
+        )
+        failures = CounterMetricFamily(
+            "slicebw_api_failures", "What went wrong with the API server, by kind.", labels=("kind",)
+        )
+        for kind, count in sorted(self._health.failures.items()):
+            failures.add_metric((kind,), count)
+        yield failures
+
+
+def page(*collectors: Collector) -> "Page":
+    """The page for these collectors, with the build and the process (CPU, memory, files) beside them."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    for collector in (BuildInfo(), *collectors):
+        registry.register(collector)
+
+    def serve(accept: str) -> tuple[str, bytes]:
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(registry)
+
+    return serve

@@ -1,0 +1,85 @@
+"""A mirror puts itself right where the watch cannot: what it missed, and versions that have jumped back."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from slicebw.api import kinds
+from slicebw.kube.background import ApiThread
+from slicebw.kube.cache import key_of
+from slicebw.kube.mirror import Mirror
+from slicebw.kube.resources import SLICE_BANDWIDTHS, Object
+from slicebw.kube.watch import Watched
+from tests.api.cluster import Cluster, eventually, slice_bandwidth, throughout
+from tests.api.proxy import FaultProxy
+
+RELIST_S = 2.0
+
+
+@pytest.fixture
+def mirror(proxy: FaultProxy, connect: Callable[[Path], ApiThread]) -> Iterator[Mirror[str]]:
+    """A mirror of SliceBandwidths' names that makes a list of its own every one to three seconds."""
+
+    def parse(obj: Object) -> str:
+        return "/".join(key_of(obj))
+
+    api = connect(proxy.kubeconfig)
+    made = Mirror(api, Watched(SLICE_BANDWIDTHS), parse, lambda _: None, lambda: None, relist_s=RELIST_S)
+    made.start()
+    eventually(lambda: made.listed)
+    yield made
+    made.stop()
+
+
+def test_a_watch_that_says_nothing_is_made_up_for_by_a_list_of_our_own(
+    cluster: Cluster, proxy: FaultProxy, mirror: Mirror[str], namespace: str
+) -> None:
+    cluster.create(slice_bandwidth(namespace, "goes"))
+    eventually(lambda: f"{namespace}/goes" in mirror.values())
+    eventually(lambda: any("watch=true" in request.query for request in proxy.requests))
+    proxy.mute()
+    cluster.delete(kinds.SLICE_BANDWIDTH, "goes", namespace)
+    cluster.create(slice_bandwidth(namespace, "comes"))
+    eventually(lambda: f"{namespace}/comes" in mirror.values(), 30.0)
+    eventually(lambda: f"{namespace}/goes" not in mirror.values(), 30.0)
+
+
+def test_after_a_restored_etcd_everything_is_taken_anew_and_the_watch_works_again(
+    cluster: Cluster, mirror: Mirror[str], namespace: str
+) -> None:
+    cluster.create(slice_bandwidth(namespace, "lost"))
+    eventually(lambda: f"{namespace}/lost" in mirror.values())
+    # All versions that are there now are lower than those seen before, as after a restore from a backup.
+    mirror._cache.complete(10**15)
+    mirror._cache._held = {key: type(held)(held.uid, 10**14, held.value) for key, held in mirror._cache._held.items()}
+    cluster.delete(kinds.SLICE_BANDWIDTH, "lost", namespace)
+    cluster.create(slice_bandwidth(namespace, "restored"))
+    eventually(lambda: f"{namespace}/restored" in mirror.values(), 40.0)
+    eventually(lambda: f"{namespace}/lost" not in mirror.values(), 10.0)
+    cluster.create(slice_bandwidth(namespace, "later"))
+    eventually(lambda: f"{namespace}/later" in mirror.values(), 10.0)
+
+
+def test_an_object_that_cannot_be_taken_in_is_passed_over_and_the_others_are_known(
+    cluster: Cluster, proxy: FaultProxy, connect: Callable[[Path], ApiThread], namespace: str
+) -> None:
+    def parse(obj: Object) -> str:
+        if obj["metadata"]["name"] == "bad":
+            raise ValueError("out of the blue")
+        return str(obj["metadata"]["name"])
+
+    for name in ("bad", "good"):
+        cluster.create(slice_bandwidth(namespace, name))
+    api = connect(proxy.kubeconfig)
+    made = Mirror(api, Watched(SLICE_BANDWIDTHS), parse, lambda _: None, lambda: None)
+    made.start()
+    try:
+        eventually(lambda: "good" in made.values())
+        eventually(lambda: made.listed)
+        cluster.create(slice_bandwidth(namespace, "later"))
+        eventually(lambda: "later" in made.values())
+        throughout(lambda: "bad" not in made.values(), 0.2)
+        assert api.health.failures["parse"] >= 1
+    finally:
+        made.stop()

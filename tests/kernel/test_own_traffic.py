@@ -1,0 +1,137 @@
+"""Traffic that is no slice's: the node's own (root), and what cannot be classified (default). Never capped, always told.
+
+And that of pods in the host's network, which cannot be told from the node's own.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.folder_lab import NODE, FolderLab, M, folder_lab, pod_object, slice_object
+from tests.support.topology import Host, wait_until
+
+ROOT, ROOT_EXEMPT, DEFAULT, DEFAULT_EXEMPT = "1:1000", "1:2000", "1:1fff", "1:2fff"
+
+
+@pytest.fixture
+def lab(tmp_path: Path, kernel: None) -> Iterator[FolderLab]:
+    """A slice with a pod, and a pod that belongs to nobody; the test starts the agent."""
+    with folder_lab(tmp_path, "codeen", "stranger", cap="100M") as made:
+        made.write_slice("codeen", standard={"maxRate": "20M"})
+        yield made
+
+
+def start(lab: FolderLab) -> None:
+    """Start the agent, and wait until codeen's pod is sent to its class."""
+    lab.start()
+    wait_until(lambda: lab.ceil_bps("codeen"), "codeen has a class")
+    address = lab.pod("codeen").address
+    wait_until(lambda: address in lab.net.node.run("nft", "list", "ruleset"), "codeen is in the table")
+
+
+def send(lab: FolderLab, source: Host, to: str, packets: int = 100) -> int:
+    """Send datagrams and wait until they have arrived; the bytes that have arrived in all, as HTB counts them."""
+    for _ in range(packets // 50):
+        total = lab.arrived_bytes(source, to) + lab.net.send_udp(source, to, 50)
+        wait_until(lambda expected=total: lab.arrived_bytes(source, to) == expected, "datagrams arrive")  # type: ignore[misc]
+    return lab.arrived_bytes(source, to)
+
+
+def node_status(lab: FolderLab) -> dict[str, Any]:
+    """What the agent has written into its node's NodeBandwidth; empty where it has not."""
+    found = [one for one in lab.status("nodebandwidths") if one["metadata"]["name"] == NODE]
+    return dict(found[0]["status"]) if found else {}
+
+
+def test_the_nodes_own_traffic_and_that_of_nobodys_pods_is_counted_apart_and_reported(lab: FolderLab) -> None:
+    start(lab)
+    sink, before = lab.net.sink, lab.classes()
+    sent = {
+        ROOT: send(lab, lab.net.node, sink.address),
+        ROOT_EXEMPT: send(lab, lab.net.node, sink.exempt_address, 150),
+        DEFAULT: send(lab, lab.pod("stranger"), sink.address, 200),
+        DEFAULT_EXEMPT: send(lab, lab.pod("stranger"), sink.exempt_address, 250),
+    }
+    send(lab, lab.pod("codeen"), sink.address)
+    after = lab.classes()
+    assert {name: after[name].sent_bytes - before[name].sent_bytes for name in sent} == sent
+    # What the kernel itself had sent before (neighbours, routers) is the node's own, too.
+    totals = {name: before[name].sent_bytes + count for name, count in sent.items()}
+    wait_until(
+        lambda: (
+            node_status(lab).get("bytesRoot") == totals[ROOT] + totals[ROOT_EXEMPT]
+            and node_status(lab)["bytesDefault"] == totals[DEFAULT] + totals[DEFAULT_EXEMPT]
+        ),
+        "the NodeBandwidth has every byte",
+        seconds=20,
+    )
+    # And so has whoever scrapes the agent.
+    assert lab.agent is not None
+    page = lab.agent.page("/metrics")
+    for line in (
+        f'slicebw_node_sent_bytes_total{{class="standard",traffic="root"}} {float(totals[ROOT])}',
+        f'slicebw_node_sent_bytes_total{{class="exempt",traffic="default"}} {float(totals[DEFAULT_EXEMPT])}',
+    ):
+        assert line in page
+    # Nobody's bytes are no slice's.
+    assert len(lab.status("bandwidthusages")) == 1
+    assert lab.arrived_bytes(lab.pod("codeen")) == after["1:1001"].sent_bytes
+
+
+def test_both_are_there_from_the_first_pass_on_with_their_shares_and_ceilings(lab: FolderLab) -> None:
+    lab.remove_slice("codeen")
+    lab.start()
+    shown = lab.classes()
+    assert {name: shown[name].ceil_bps for name in (ROOT, ROOT_EXEMPT, DEFAULT, DEFAULT_EXEMPT)} == {
+        ROOT: 100 * M,
+        ROOT_EXEMPT: 1000 * M,
+        DEFAULT: 100 * M,
+        DEFAULT_EXEMPT: 1000 * M,
+    }
+    listing = lab.net.node.run("tc", "-d", "class", "show", "dev", lab.net.uplink)
+    quanta = {line.split()[2]: line.split("quantum ")[1].split()[0] for line in listing.splitlines() if "leaf" in line}
+    assert quanta == {ROOT: "8000", ROOT_EXEMPT: "8000", DEFAULT: "1600", DEFAULT_EXEMPT: "1600"}
+
+
+def test_neither_is_ever_capped_however_much_it_sends(lab: FolderLab) -> None:
+    lab.write_slice("codeen", period="120s", standard={"budget": "200k", "threshold": "50%"})
+    start(lab)
+    for source in (lab.pod("codeen"), lab.net.node, lab.pod("stranger")):
+        send(lab, source, lab.net.sink.address, 400)
+    wait_until(lambda: (lab.ceil_bps("codeen") or 0) < M, "codeen is capped")
+    shown = lab.classes()
+    assert (shown[ROOT].ceil_bps, shown[DEFAULT].ceil_bps) == (100 * M, 100 * M)
+    (message,) = lab.events("BandwidthCapped")
+    assert "codeen/codeen" in message
+
+
+def test_a_pod_in_the_hosts_network_counts_as_the_node_and_its_slice_is_told(lab: FolderLab) -> None:
+    on_host = pod_object("codeen", "192.0.2.1", "2001:db8::1")
+    on_host["metadata"]["name"] = "on-host"
+    on_host["spec"] = {"hostNetwork": True}
+    without = pod_object("codeen")
+    without["metadata"]["name"] = "without-address"
+    lab.write("more-pods", on_host, without)
+    start(lab)
+    before = lab.classes()[ROOT].sent_bytes
+    sent = send(lab, lab.net.node, lab.net.sink.address)
+    assert lab.classes()[ROOT].sent_bytes - before == sent
+    assert lab.classes()["1:1001"].sent_bytes == 0
+    assert "192.0.2.1 :" not in lab.net.node.run("nft", "list", "ruleset")
+    wait_until(lambda: (lab.usage("codeen") or {}).get("problems"), "its usage says so")
+    assert {problem["pod"]: problem["reason"] for problem in (lab.usage("codeen") or {})["problems"]} == {
+        "codeen/on-host": "it is a hostNetwork pod: its traffic is the node's own and counts as root's",
+        "codeen/without-address": "it has no address yet",
+    }
+
+
+def test_a_slice_of_nothing_but_such_pods_has_no_class_and_is_told_why(lab: FolderLab) -> None:
+    lab.write("lonely", slice_object("lonely"), {**pod_object("lonely", "192.0.2.1"), "spec": {"hostNetwork": True}})
+    start(lab)
+    wait_until(lambda: lab.usage("lonely"), "it is reported")
+    usage = lab.usage("lonely") or {}
+    assert "classId" not in usage["standard"]
+    assert "hostNetwork" in usage["problems"][0]["reason"]
+    assert lab.account("lonely") is None
