@@ -23,7 +23,7 @@ demo: $(READY) ## the whole story on a real control plane: apply limits, send tr
 test: test-unit test-kernel test-api ## all tests
 
 test-unit: $(READY) ## the pure core and the parts that need nothing
-	@$(PYTEST) tests/unit
+	@$(PYTEST) tests/unit tests/parity
 
 test-kernel: $(READY) ## real HTB, nftables and packets in network namespaces (root)
 	@hack/packages test

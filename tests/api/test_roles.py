@@ -102,7 +102,7 @@ def test_the_controller_may_do_all_it_does_and_not_change_limits(
     eventually(lambda: agent.waiting == 0)
 
     api = connect(account("slicebw-controller"))
-    feed = ApiClusterFeed(api, lambda: None)
+    feed = ApiClusterFeed(api, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
     loop = StatusLoop(feed, ApiClusterWriter(api, feed), clear_interval_s=0.2)
     thread = threading.Thread(target=loop.run)
     feed.start()

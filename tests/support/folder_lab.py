@@ -54,12 +54,17 @@ class FolderLab:
 
     def start(self, *arguments: str) -> Slicebw:
         """Start an agent with what the last one left, and wait until limits are in force."""
-        self.agent = agent(self.folder, NODE, self.net.node.path, "--manifests", str(self.manifests), *arguments)
-        self.agent.start()
+        started = self.start_unready(*arguments)
         try:
-            self.agent.wait_ready()
+            started.wait_ready()
         except TimeoutError as error:
             raise TimeoutError(f"{error}; its log ends with:\n{self.log()[-3000:]}") from error
+        return started
+
+    def start_unready(self, *arguments: str) -> Slicebw:
+        """Start an agent with what the last one left, and wait for nothing."""
+        self.agent = agent(self.folder, NODE, self.net.node.path, "--manifests", str(self.manifests), *arguments)
+        self.agent.start()
         return self.agent
 
     def kill(self) -> None:
@@ -92,9 +97,7 @@ class FolderLab:
 
     def write_pods(self) -> None:
         """Give every slice its pod."""
-        self.write(
-            "pods", *(pod_object(name, self.pod(name).address, self.pod(name).address6) for name in self.names)
-        )
+        self.write("pods", *(pod_object(name, self.pod(name).address, self.pod(name).address6) for name in self.names))
 
     # What the agent says.
 
@@ -112,6 +115,16 @@ class FolderLab:
         account = self.account(name)
         assert account is not None
         return f"1:1{account.class_id:03x}"
+
+    def until_served(self, *names: str) -> None:
+        """Wait until the slices' pods send through classes of their own."""
+        for name in names:
+            element = f"{self.pod(name).address} : {self.class_id(name)}"
+            wait_until(lambda element=element: element in self.ruleset(), f"the table has {element}")  # type: ignore[misc]
+
+    def ruleset(self) -> str:
+        """The nftables ruleset of the node."""
+        return self.net.node.run("nft", "list", "ruleset")
 
     def status(self, kind: str) -> list[dict[str, Any]]:
         """What the agent has reported of a kind."""
@@ -147,6 +160,22 @@ class FolderLab:
     def arrived_bytes(self, source: Host, to: str | None = None) -> int:
         """What has arrived at the sink from a host, as HTB counts it."""
         return self.net.sink.meter(source.address, to or self.net.sink.address).wire_bytes
+
+    def send(self, name: str, packets: int, chunk: int = 50) -> None:
+        """Send datagrams from a slice's pod, no more at once than queues hold, and wait until they have arrived."""
+        pod, to = self.pod(name), self.net.sink.address
+        for count in [chunk] * (packets // chunk) + [packets % chunk]:
+            expected = self.arrived_bytes(pod) + self.net.send_udp(pod, to, count)
+            wait_until(lambda total=expected: self.arrived_bytes(pod) == total, "datagrams arrive")  # type: ignore[misc]
+
+    def until_counted(self, name: str, seconds: float = 15) -> None:
+        """Wait until the ledger holds all that has ever arrived from a slice's pod at the sink's usual address."""
+
+        def counted() -> bool:
+            account = self.account(name)
+            return account is not None and account.standard.total_bytes == self.arrived_bytes(self.pod(name))
+
+        wait_until(counted, f"all of {name} is counted", seconds)
 
 
 @contextmanager

@@ -14,12 +14,16 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from slicebw.agent.plausible import wrong_ledger, wrong_wishes
 from slicebw.core.errors import SaveError
 from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
 from slicebw.core.model import Mode, SliceKey, Snapshot
 from slicebw.core.reports import EventNote
 
 _T = TypeVar("_T")
+
+_LARGEST_VERSION: Final = 1_000_000
+"""A number above it is no version of ours, and would make a bad file name."""
 
 _Migration = Callable[[dict[str, Any]], dict[str, Any]]
 """Makes of a decoded payload of one version that of the next one."""
@@ -58,16 +62,24 @@ def _ledger_from_1(payload: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Kind(Generic[_T]):
-    """What a checkpoint file holds. ``migrations`` has one entry for every older version that is still read."""
+    """What a checkpoint file holds. ``migrations`` has one entry for every older version that is still read.
+
+    ``wrong`` says what in a decoded value cannot be, None if all of it can.
+    """
 
     name: str
     version: int
     form: type[_T]
+    wrong: Callable[[_T], str | None]
     migrations: Mapping[int, _Migration] = field(default_factory=dict)
 
 
-_LEDGER: Final = _Kind("ledger", 2, _LedgerForm, {1: _ledger_from_1})
-_WISHES: Final = _Kind("wishes", 1, Snapshot)
+def _wrong_form(form: _LedgerForm) -> str | None:
+    return wrong_ledger(form.slices, form.node_totals.values(), form.last_class_id, form.read_at)
+
+
+_LEDGER: Final = _Kind("ledger", 2, _LedgerForm, _wrong_form, {1: _ledger_from_1})
+_WISHES: Final = _Kind("wishes", 1, Snapshot, wrong_wishes)
 
 
 class _File(Generic[_T]):
@@ -81,7 +93,10 @@ class _File(Generic[_T]):
 
     def save(self, value: _T) -> None:
         """Write to a temporary file, fsync, rename, fsync the folder. Raises SaveError."""
-        payload = self._encoder.encode(value)
+        try:
+            payload = self._encoder.encode(value)
+        except UnicodeEncodeError as error:  # half a surrogate pair: one odd text must not end every pass
+            raise SaveError(f"cannot write {self._path}: it would hold what JSON cannot: {error.reason}") from error
         header = {
             "slicebw": self._kind.name,
             "version": self._kind.version,
@@ -110,8 +125,9 @@ class _File(Generic[_T]):
             content = self._path.read_bytes()
         except FileNotFoundError:
             return None, None
-        except OSError as error:
-            return None, f"cannot read {self._path}: {error.strerror or error}"
+        except OSError as error:  # not to be overwritten by the next save: it may be readable again later
+            then = f"; {self._set_aside('unreadable')}" if set_aside else ""
+            return None, f"cannot read {self._path}: {error.strerror or error}{then}"
         try:
             return self._decode(content), None
         except _UntrustedError as untrusted:
@@ -127,9 +143,9 @@ class _File(Generic[_T]):
             header = json.loads(line)
             kind, version = header["slicebw"], int(header["version"])
             length, checksum = int(header["bytes"]), header["sha256"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             raise _UntrustedError("foreign", f"is not a slicebw {name}") from error
-        if kind != name or not newline:
+        if kind != name or not newline or abs(version) > _LARGEST_VERSION:
             raise _UntrustedError("foreign", f"is not a slicebw {name}")
         if version > newest:
             raise _UntrustedError(f"version-{version}", f"is of version {version}, newer than this agent's {newest}")
@@ -138,9 +154,13 @@ class _File(Generic[_T]):
         if hashlib.sha256(payload).hexdigest() != checksum:
             raise _UntrustedError("corrupt", "fails its checksum")
         try:
-            return self._decoder.decode(self._migrated(payload, version))
-        except msgspec.DecodeError as error:
+            value = self._decoder.decode(self._migrated(payload, version))
+        except (msgspec.DecodeError, RecursionError) as error:
             raise _UntrustedError("corrupt", f"does not decode: {error}") from error
+        wrong = self._kind.wrong(value)
+        if wrong is not None:
+            raise _UntrustedError("implausible", f"cannot be right: {wrong}")
+        return value
 
     def _migrated(self, payload: bytes, version: int) -> bytes:
         """The payload as this version has it; the very bytes where it is of this version."""

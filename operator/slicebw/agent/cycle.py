@@ -50,6 +50,7 @@ class Cycle:
     ) -> None:
         self.counts = Counts()
         self.synced = False
+        """Whether the last pass that ended well was made on a complete list of what is wanted."""
         self.last: PassResult | None = None
         """The outcome of the last pass that ended well, for whoever looks on; a value, so from any thread."""
         self._shaper = shaper
@@ -63,6 +64,7 @@ class Cycle:
         self._ledger = Ledger()
         self._saved: Ledger | None = None
         self._recalled = False
+        self._listed = False
         self._last_wishes: Snapshot | None = None
         self._saved_wishes: Snapshot | None = None
         self._table: Classification | None = None
@@ -102,6 +104,7 @@ class Cycle:
             complete = False  # what was taken up may ask for caps, and what is still to come: look again soon
         self._report(result)
         self.last, self._held = result, result if held else None
+        self.synced = self._listed
         self.counts.durations.observe(max(0, self._clock().boot_ns - begun_ns))
         # Usage is known as of the last pass: one is due whenever a report may be.
         return min(result.next_pass_ns, self._gate.interval_ns if complete else RETRY_NS)
@@ -120,7 +123,7 @@ class Cycle:
         If even that is lost, the mode at least is the last one: a node that is left alone is not taken over meanwhile.
         """
         snapshot = self._feed.snapshot()
-        self.synced = snapshot.synced
+        self._listed = snapshot.synced
         if not snapshot.synced:
             node = replace(snapshot.node, mode=snapshot.node.mode or self._ledger.mode)
             return self._last_wishes or replace(snapshot, node=node)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from slicebw.api import kinds
 from slicebw.api.fields import FieldError, Fields, Metadata
-from slicebw.api.quantity import MAX_BYTES, QuantityError, parse_time, shown
+from slicebw.api.quantity import QuantityError, parse_time, shown
 from slicebw.core.model import SliceKey, TrafficClass
 from slicebw.core.reports import ClassUsage, PodProblem, UsageReport
 from slicebw.core.text import bytes_text, rate_text, time_text
@@ -20,6 +20,9 @@ from slicebw.core.tree import class_id_of, classid, leaf
 MAX_LISTED: Final = 20
 """Of problems and of errors each; the object is for people, and 100,000 pods must not make it too big to write."""
 _MAX_TEXT_LENGTH: Final = 1024
+
+_MAX_COUNT: Final = (1 << 63) - 1
+"""An API server keeps no larger integer; in a file there could be one."""
 
 _CLASS_ID: Final = re.compile(r"1:([0-9a-f]{4})")
 
@@ -89,7 +92,7 @@ def parse(obj: object) -> NodeUsage:
     try:
         standard = fields.inner("standard")
         report = UsageReport(
-            key=SliceKey(metadata.namespace, fields.must("sliceName", _text)),
+            key=SliceKey(_namespace(metadata), fields.must("sliceName", _name)),
             class_id=0 if standard.raw("classId") is None else standard.must("classId", _class_id),
             generation=fields.must("observedGeneration", _count),
             period_start_s=fields.must("periodStart", parse_time),
@@ -99,12 +102,24 @@ def parse(obj: object) -> NodeUsage:
             problems=tuple(_parse_problem(Fields(item, path, errors)) for path, item in fields.items("problems")),
             errors=tuple(item for _, item in fields.items("errors") if isinstance(item, str)),
         )
-        usage = NodeUsage(report, fields.must("nodeName", _text), fields.must("reportedAt", parse_time))
+        usage = NodeUsage(report, fields.must("nodeName", _name), fields.must("reportedAt", parse_time))
         if errors:
             raise FieldError(errors[0])
     except FieldError as error:
-        raise FieldError(f"BandwidthUsage {metadata.namespace}/{metadata.name}: {error}") from None
+        raise FieldError(f"BandwidthUsage {_shown(metadata.namespace)}/{_shown(metadata.name)}: {error}") from None
     return usage
+
+
+def _namespace(metadata: Metadata) -> str:
+    wrong = kinds.name_error(metadata.namespace)
+    if wrong is not None:
+        raise FieldError(f"metadata.namespace: {wrong}")
+    return metadata.namespace
+
+
+def _shown(name: str) -> str:
+    """A name as it is, where it is one; else in quotes and on one line."""
+    return name if kinds.name_error(name) is None else shown(name)
 
 
 def _class_object(usage: ClassUsage, traffic_class: TrafficClass, class_id: int) -> dict[str, Any]:
@@ -148,6 +163,15 @@ def _text(value: object) -> str:
     raise QuantityError(f"{shown(value)} must be a text")
 
 
+def _name(value: object) -> str:
+    """Names go into file names and URLs, so what is none goes no further."""
+    text = _text(value)
+    wrong = kinds.name_error(text)
+    if wrong is not None:
+        raise QuantityError(wrong)
+    return text
+
+
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -155,9 +179,11 @@ def _flag(value: object) -> bool:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_BYTES:
-        return value
-    raise QuantityError(f"{shown(value)} must be a whole number from 0 to {MAX_BYTES}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise QuantityError(f"{shown(value)} must be a whole number, 0 or more")
+    if value > _MAX_COUNT:
+        raise QuantityError(f"{shown(value)} is too high: at most {_MAX_COUNT}")
+    return value
 
 
 def _class_id(value: object) -> int:

@@ -14,9 +14,12 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """A duration as in a spec: ``60s``, ``1m30s``; at least a second, for 0s would be work without a pause."""
+    """A duration as in a spec: ``60s``, ``1m30s``; of an interval at least 1s: 0s would be work without a pause."""
 
     name = "duration"
+
+    def __init__(self, least_s: int = 1) -> None:
+        self._least_s = least_s
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Seconds."""
@@ -24,8 +27,8 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
             duration_s = value if isinstance(value, int) else parse_duration(str(value))
         except QuantityError as error:
             self.fail(str(error), param, ctx)
-        if duration_s < 1:
-            self.fail(f"{value} is too short: at least 1s", param, ctx)
+        if duration_s < self._least_s:
+            self.fail(f"{value} is too short: at least {self._least_s}s", param, ctx)
         return duration_s
 
 

@@ -37,7 +37,7 @@ _Dumper.add_representer(str, _text)
 @click.argument("file", default=_STDIN, metavar="[FILE|-]")
 @click.option(
     "--period",
-    type=options.Duration(),
+    type=options.Duration(least_s=0),
     default=duration_text(DEFAULT_PERIOD_S),
     show_default=True,
     help="The recording period of all slices; PlanetLab's was a constant.",

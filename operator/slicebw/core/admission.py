@@ -30,9 +30,10 @@ def admit(
 ) -> Admission:
     """Bring the accounts in line with who is present: newcomers get a class id, the others their present limits.
 
-    A slice keeps its class id while the ledger knows it, live or not. After a lost ledger the class that the
-    nftables table already sends a slice's address to is taken over. The oldest SliceBandwidths come in first, so
-    that which is the 4,095th does not depend on the order of events.
+    A slice keeps its class id while the ledger knows it, live or not; only where no other is left, newcomers get those
+    of slices that are gone, classes and all (they get another one should they come back). After a lost ledger the
+    class that the nftables table already sends a slice's address to is taken over. The oldest SliceBandwidths come in
+    first, so that which is the 4,095th does not depend on the order of events.
 
     Args:
         ledger: with the last reading folded in.
@@ -51,12 +52,16 @@ def admit(
     }
     refused: set[SliceKey] = set()
     owed: list[EventNote] = []
+    gone: Iterator[SliceKey] | None = None
     for spec in sorted(specs, key=age):
         if spec.key not in membership.present:
             continue
         known = accounts.get(spec.key)
         if known is None or not known.class_id:
             class_id = ids.adopt(adopted.get(spec.key)) or ids.next_free()
+            if class_id is None:
+                gone = gone or _gone(accounts, membership.present, kernel)
+                class_id = _taken_over(accounts, gone)
             if class_id is None:
                 refused.add(spec.key)
                 if spec.key not in ledger.refused:
@@ -115,6 +120,28 @@ def _updated(account: SliceAccount, spec: SliceSpec) -> SliceAccount:
     if (account.limits, account.generation, account.uid, account.live) == (limits, generation, spec.uid, True):
         return account
     return replace(account, limits=limits, generation=generation, uid=spec.uid, live=True)
+
+
+def _gone(
+    accounts: Mapping[SliceKey, SliceAccount],
+    present: frozenset[SliceKey],
+    kernel: tuple[Mapping[int, ObservedClass], Mapping[str, int]],
+) -> Iterator[SliceKey]:
+    """Slices that have left nothing in the kernel, neither a class nor an address; those whose period ends first."""
+    classes, table = kernel
+    used = {class_id_of(minor) for minor in classes} | {0, *table.values()}
+    gone = [one for one in accounts.values() if not one.live and one.key not in present and one.class_id not in used]
+    return (account.key for account in sorted(gone, key=lambda account: (account.period_end_s, account.key)))
+
+
+def _taken_over(accounts: dict[SliceKey, SliceAccount], gone: Iterator[SliceKey]) -> int | None:
+    """The class id of the next of those that are gone, who from now on is only remembered; None where none is left."""
+    key = next(gone, None)
+    if key is None:
+        return None
+    class_id = accounts[key].class_id
+    accounts[key] = replace(accounts[key], class_id=0)
+    return class_id
 
 
 class _Ids:

@@ -196,3 +196,24 @@ def test_an_object_that_is_not_ours_is_refused_with_the_field_that_tells(path: s
 def test_what_is_no_object_is_refused_the_same_way(obj: Any) -> None:
     with pytest.raises(FieldError, match=r"^BandwidthUsage"):
         bandwidth_usage.parse(obj)
+
+
+def test_more_bytes_than_an_api_server_could_hold_are_refused() -> None:
+    obj = bandwidth_usage.to_object(REPORT, "node-a", None, 0)
+    obj["standard"]["bytesUsed"] = 1 << 63
+    with pytest.raises(FieldError, match=r"standard\.bytesUsed: 9223372036854775808 is too high: at most "):
+        bandwidth_usage.parse(obj)
+
+
+@pytest.mark.parametrize("name", ["../../etc/cron", "/etc/passwd", "..", "a/b", "a\nERROR forged", "A"])
+def test_what_is_no_name_does_not_become_part_of_a_path(name: str) -> None:
+    for field in ("sliceName", "nodeName"):
+        obj = bandwidth_usage.to_object(REPORT, "node-a", None, 0) | {field: name}
+        with pytest.raises(FieldError, match=f"{field}: .* is not a name: ") as caught:
+            bandwidth_usage.parse(obj)
+        assert "\n" not in str(caught.value)
+    obj = bandwidth_usage.to_object(REPORT, "node-a", None, 0)
+    obj["metadata"]["namespace"] = name
+    with pytest.raises(FieldError, match=r"metadata\.namespace: .* is not a name: ") as caught:
+        bandwidth_usage.parse(obj)
+    assert "\n" not in str(caught.value)

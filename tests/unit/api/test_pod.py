@@ -93,3 +93,24 @@ json_values = st.recursive(
 def test_nothing_at_all_makes_parse_raise(obj: Any) -> None:
     parsed = pod.parse(obj)
     assert all(isinstance(address, str) for address in parsed.addresses)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "fe80::1%eth0",
+        "fe80::1%x }\ndelete table inet other\n#",
+        "::ffff:192.0.2.1%3",
+        "127.0.0.1",
+        "::1",
+        "::ffff:127.0.0.1",
+        "0.0.0.0",  # noqa: S104 - nothing is bound to it
+        "::",
+        "224.0.0.1",
+        "ff02::1",
+        "255.255.255.255",
+    ],
+)
+def test_an_address_that_cannot_be_one_pods_own_is_left_out(address: str) -> None:
+    ips = [{"ip": address}, {"ip": "192.0.2.7"}]
+    assert pod.parse({"status": {"podIPs": ips, "podIP": address}}).addresses == ("192.0.2.7",)

@@ -278,3 +278,9 @@ def test_a_shown_value_is_short_and_on_one_line() -> None:
     assert shown({"a": 1}) == "an object"
     assert shown(b"x") == "a bytes"
     assert shown(None) == "null"
+
+
+def test_a_time_of_a_yaml_reader_that_is_before_the_year_1_is_refused() -> None:
+    early = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23)))
+    with pytest.raises(QuantityError, match="is not a time: it is outside the years 1 to 9999"):
+        parse_time(early)

@@ -280,3 +280,10 @@ def test_any_kind_of_mapping_will_do_not_only_a_dict() -> None:
     limits = slice_bandwidth.parse(body).limits
     assert limits is not None
     assert limits.standard.max_rate_bps == 10_000_000
+
+
+@pytest.mark.parametrize("standard", [{"budget": 1}, {"budget": 99, "threshold": "1%"}])
+def test_however_small_the_budget_a_slice_that_has_sent_nothing_is_not_over_its_threshold(standard: Any) -> None:
+    limits = slice_bandwidth.parse({"metadata": {"name": "a", "namespace": "b"}, "spec": {"standard": standard}}).limits
+    assert limits is not None
+    assert limits.standard.threshold_bytes == 1

@@ -55,3 +55,19 @@ def test_a_slice_that_is_not_there_is_remembered_and_gets_a_class_when_it_comes_
 def test_a_report_of_a_period_that_is_over_says_nothing() -> None:
     _, reports = lost()
     assert take_up(Ledger(rebuilding=True), reports, at(3600)) == Ledger()
+
+
+def test_a_period_that_would_begin_later_than_now_begins_now() -> None:
+    node, (report,) = lost()
+    node.run(at(20))
+    ahead = replace(report, period_start_s=report.period_start_s + 10**9, period_end_s=report.period_end_s + 10**9)
+    account = take_up(node.ledger, (ahead,), at(21)).slices[KEY]
+    assert account.period_start_s == at(21).wall_s
+    remembered = take_up(Ledger(rebuilding=True), (ahead,), at(21)).slices[KEY]
+    assert (remembered.period_start_s, remembered.limits.period_s) == (at(21).wall_s, 3600)
+
+
+def test_a_report_of_a_period_that_ends_before_it_begins_says_nothing() -> None:
+    _, (report,) = lost()
+    backwards = replace(report, period_start_s=report.period_end_s)
+    assert take_up(Ledger(rebuilding=True), (backwards,), at(0)) == Ledger()

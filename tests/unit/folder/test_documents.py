@@ -97,3 +97,16 @@ def test_whatever_is_in_a_file_it_is_read_or_refused(content: bytes) -> None:
     for is_json in (False, True):
         with suppress(DocumentError):
             list(documents(content, is_json=is_json))
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_no_name_of_a_field_makes_a_message_of_two_lines(*, is_json: bool) -> None:
+    _, text = error_of(b'{"x\\nERROR forged": 1, "x\\nERROR forged": 2}', is_json=is_json)
+    assert '"x\\nERROR forged" is there twice' in text
+    assert "\n" not in text
+
+
+def test_half_a_surrogate_pair_is_refused_and_a_whole_one_is_not() -> None:
+    line, text = error_of(b'{"a": 1}\n{"b": ["\\ud800"]}', is_json=True)
+    assert (line, "half of a pair" in text) == (2, True)
+    assert list(documents(b'"\\ud83d\\ude00"', is_json=True)) == [Document("\N{GRINNING FACE}", 1)]

@@ -156,3 +156,11 @@ def test_a_field_unknown_in_a_file_is_an_error_but_not_in_a_dump_of_a_newer_serv
     assert the_slice(SLICE.replace("maxRate", "maxrate")).errors != ()
     stored = SLICE.replace("name: codeen", "name: codeen, resourceVersion: '7'")
     assert the_slice(stored.replace("maxRate", "futureField")).errors == ()
+
+
+def test_a_time_before_the_year_1_is_no_reason_to_read_nothing_of_the_folder() -> None:
+    early = b"!!timestamp 0001-01-01T00:00:00+23:00"
+    content = b"{apiVersion: v1, kind: Pod, metadata: {name: p, creationTimestamp: " + early + b"}}"
+    (found,) = read(content).manifests.values()
+    assert isinstance(found.value, Pod)
+    assert found.value.created_s == 0

@@ -1,0 +1,115 @@
+"""What a checkpoint that has passed its checksum must still hold to be used: whoever wrote it, it must not end a pass.
+
+Each function returns what is wrong, in one line that names the field and its value, or None.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from slicebw.api.kinds import name_error
+from slicebw.core.ledger import ClassAccount, Instant, SliceAccount
+from slicebw.core.model import SliceKey, SliceLimits, Snapshot, TrafficClass
+from slicebw.core.tree import FIRST_ID, LAST_ID
+
+_MAX_COUNT: Final = (1 << 63) - 1
+"""What the API server takes for an integer: nine exabytes."""
+_MAX_COUNTER: Final = (1 << 64) - 1
+_MAX_TIME_S: Final = 1 << 40
+
+
+def wrong_ledger(
+    accounts: Iterable[SliceAccount], node_totals: Iterable[ClassAccount], last_class_id: int, read_at: Instant | None
+) -> str | None:
+    """Of a ledger: figures in their ranges, every slice once, no class id twice."""
+    return next(_wrong_ledger(accounts, node_totals, last_class_id, read_at), None)
+
+
+def wrong_wishes(wishes: Snapshot) -> str | None:
+    """Of the wishes: limits in their ranges, and nothing that nft would not take for an address or a network."""
+    return next(_wrong_wishes(wishes), None)
+
+
+def _wrong_ledger(
+    accounts: Iterable[SliceAccount], node_totals: Iterable[ClassAccount], last_class_id: int, read_at: Instant | None
+) -> Iterator[str]:
+    keys: set[SliceKey] = set()
+    owners: dict[int, SliceKey] = {}
+    for account in accounts:
+        yield from _wrong_names(account.key)
+        what = f"slice {account.key}"
+        if account.key in keys:
+            yield f"{what} is there twice"
+        keys.add(account.key)
+        yield from _outside(f"{what}: class_id", account.class_id, 0, LAST_ID)
+        if account.class_id and account.class_id in owners:
+            yield f"{what}: class_id: {account.class_id} is that of slice {owners[account.class_id]} too"
+        owners[account.class_id] = account.key
+        yield from _outside(f"{what}: period_start_s", account.period_start_s, -_MAX_TIME_S, _MAX_TIME_S)
+        yield from _wrong_limits(what, account.limits)
+        for traffic_class in TrafficClass:
+            yield from _wrong_counts(f"{what}: {traffic_class}", account.of(traffic_class))
+    for total in node_totals:
+        yield from _wrong_counts("node", total)
+    yield from _outside("last_class_id", last_class_id, FIRST_ID - 1, LAST_ID)
+    if read_at is not None:
+        yield from _outside("read_at.wall_ns", read_at.wall_ns, -_MAX_COUNT, _MAX_COUNT)
+
+
+def _wrong_names(key: SliceKey) -> Iterator[str]:
+    """Names go into file names and URLs; they were legal ones when they came."""
+    for part, name in (("namespace", key.namespace), ("name", key.name)):
+        wrong = name_error(name)
+        if wrong is not None:
+            yield f"slice's {part}: {wrong}"
+
+
+def _wrong_counts(what: str, account: ClassAccount) -> Iterator[str]:
+    yield from _outside(f"{what}.used_bytes", account.used_bytes, 0, _MAX_COUNT)
+    yield from _outside(f"{what}.total_bytes", account.total_bytes, 0, _MAX_COUNT)
+    yield from _outside(f"{what}.counter_bytes", account.counter_bytes, 0, _MAX_COUNTER)
+    yield from _outside(f"{what}.capped_since_s", account.capped_since_s or 0, -_MAX_TIME_S, _MAX_TIME_S)
+
+
+def _wrong_limits(what: str, limits: SliceLimits) -> Iterator[str]:
+    yield from _outside(f"{what}: period_s", limits.period_s, 1, _MAX_TIME_S)
+    for traffic_class in TrafficClass:
+        of_class = limits.of(traffic_class)
+        yield from _outside(f"{what}: {traffic_class}.min_rate_bps", of_class.min_rate_bps, 0, _MAX_COUNT)
+        yield from _outside(f"{what}: {traffic_class}.max_rate_bps", of_class.max_rate_bps or 0, 0, _MAX_COUNT)
+        yield from _outside(f"{what}: {traffic_class}.budget_bytes", of_class.budget_bytes, 1, _MAX_COUNT)
+        yield from _outside(f"{what}: {traffic_class}.threshold_bytes", of_class.threshold_bytes, 0, _MAX_COUNT)
+        yield from _outside(f"{what}: {traffic_class}.share", of_class.share, 1, _MAX_COUNT)
+
+
+def _wrong_wishes(wishes: Snapshot) -> Iterator[str]:
+    for spec in wishes.slices:
+        if spec.limits is not None:
+            yield from _wrong_names(spec.key)
+            yield from _wrong_limits(f"slice {spec.key}", spec.limits)
+    for pod in wishes.pods:
+        for address in pod.addresses:
+            if not _is_canonical(address):
+                yield f"pod {pod}: {address!a} is not an address"
+    for network in wishes.node.exempt_destinations or ():
+        if not _is_network(network):
+            yield f"node: {network!a} is not a network"
+
+
+def _is_canonical(address: str) -> bool:
+    try:
+        return "%" not in address and str(ip_address(address)) == address
+    except ValueError:
+        return False
+
+
+def _is_network(text: str) -> bool:
+    try:
+        return "%" not in text and bool(ip_network(text))
+    except ValueError:
+        return False
+
+
+def _outside(field: str, value: int, lowest: int, highest: int) -> Iterator[str]:
+    if not lowest <= value <= highest:
+        yield f"{field}: {value} is not within {lowest} to {highest}"

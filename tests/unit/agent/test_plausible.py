@@ -1,0 +1,146 @@
+"""A checkpoint with a right checksum and figures that cannot be."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from slicebw.agent.checkpoint import FileStore
+from slicebw.core.errors import SaveError
+from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
+from slicebw.core.model import NodeSpec, SliceKey, Snapshot
+from slicebw.core.tree import ROOT_ID
+from tests.unit.core.builders import M, Node, at, pod, spec
+
+KEY = SliceKey("ns", "slice")
+
+
+def ledger() -> Ledger:
+    node = Node(spec(), pods=(pod("ns/p", "10.0.0.1"),))
+    node.run(at(0))
+    node.send(0x1001, 90 * M)
+    node.run(at(1))
+    return node.ledger
+
+
+def with_account(whole: Ledger, account: SliceAccount) -> Ledger:
+    return replace(whole, slices={**whole.slices, account.key: account})
+
+
+def impossible(kind: str) -> Ledger:
+    whole = ledger()
+    one = whole.slices[KEY]
+    limits = one.limits
+    return {
+        "negative bytes": with_account(whole, replace(one, standard=replace(one.standard, used_bytes=-1))),
+        "too many bytes": with_account(whole, replace(one, exempt=replace(one.exempt, total_bytes=(1 << 64) - 1))),
+        "default's class": with_account(whole, replace(one, class_id=0xFFF)),
+        "no class": with_account(whole, replace(one, class_id=0x1000)),
+        "class twice": with_account(whole, replace(one, key=SliceKey("ns", "other"))),
+        "no name": with_account(whole, replace(one, key=SliceKey("ns", "../../x"), class_id=7)),
+        "no namespace": with_account(whole, replace(one, key=SliceKey("", "x"), class_id=7)),
+        "no period": with_account(whole, replace(one, limits=replace(limits, period_s=0))),
+        "no budget": with_account(
+            whole, replace(one, limits=replace(limits, exempt=replace(limits.exempt, budget_bytes=0)))
+        ),
+        "far period": with_account(whole, replace(one, period_start_s=1 << 60)),
+        "far cap": with_account(whole, replace(one, standard=replace(one.standard, capped_since_s=1 << 60))),
+        "last id": replace(whole, last_class_id=-1),
+        "node total": replace(whole, node_totals={ROOT_ID: ClassAccount(total_bytes=-1)}),
+        "far clock": replace(whole, read_at=Instant(wall_ns=1 << 63, boot_ns=0)),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("negative bytes", "slice ns/slice: standard.used_bytes: -1 is not within 0 to"),
+        ("too many bytes", "slice ns/slice: exempt.total_bytes: 18446744073709551615 is not within 0 to"),
+        ("default's class", "slice ns/slice: class_id: 4095 is not within 0 to 4094"),
+        ("no class", "slice ns/slice: class_id: 4096 is not within 0 to 4094"),
+        ("class twice", "slice ns/other: class_id: 1 is that of slice ns/slice too"),
+        ("no name", 'slice\'s name: "../../x" is not a name: use'),
+        ("no namespace", "slice's namespace: must be given"),
+        ("no period", "slice ns/slice: period_s: 0 is not within 1 to"),
+        ("no budget", "slice ns/slice: exempt.budget_bytes: 0 is not within 1 to"),
+        ("far period", "slice ns/slice: period_start_s: "),
+        ("far cap", "slice ns/slice: standard.capped_since_s: "),
+        ("last id", "last_class_id: -1 is not within 0 to 4094"),
+        ("node total", "node.total_bytes: -1 is not within"),
+        ("far clock", "read_at.wall_ns: "),
+    ],
+)
+def test_a_ledger_that_cannot_be_right_is_set_aside(tmp_path: Path, kind: str, says: str) -> None:
+    store = FileStore(tmp_path)
+    store.save_ledger(impossible(kind))
+    found, problem = store.load_ledger()
+    assert found is None
+    assert problem is not None
+    assert says in problem
+    assert "set aside as ledger.implausible-0" in problem
+    assert store.load_ledger() == (None, None)
+
+
+@pytest.mark.parametrize("address", ["fe80::1%eth0", "10.0.0.1 }\ndelete table inet other", "10.0.0.0/8", ""])
+def test_wishes_with_what_is_no_address_are_set_aside(tmp_path: Path, address: str) -> None:
+    store = FileStore(tmp_path)
+    store.save_wishes(Snapshot(pods=(pod("ns/p", address),), synced=True))
+    found, problem = store.load_wishes()
+    assert found is None
+    assert problem is not None
+    assert "pod ns/p: " in problem
+    assert "\n" not in problem
+
+
+def test_wishes_with_what_is_no_network_are_set_aside(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    store.save_wishes(Snapshot(node=NodeSpec(exempt_destinations=("10.0.0.0/8", "10.0.0.1/8")), synced=True))
+    found, problem = store.load_wishes()
+    assert found is None
+    assert problem is not None
+    assert "node: '10.0.0.1/8' is not a network" in problem
+
+
+def file(version: object, payload: bytes = b"{}") -> bytes:
+    digest = hashlib.sha256(payload).hexdigest()
+    header = {"slicebw": "ledger", "version": version, "bytes": len(payload), "sha256": digest}
+    return json.dumps(header).encode() + b"\n" + payload
+
+
+@pytest.mark.parametrize(
+    ("content", "aside"),
+    [
+        (b"[" * 100_000 + b"\n{}", "ledger.foreign-0"),
+        (file(float("inf")), "ledger.foreign-0"),
+        (file(10**300), "ledger.foreign-0"),
+        (file(2, b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "ledger.corrupt-0"),
+        (file(1, b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "ledger.corrupt-0"),
+    ],
+    ids=["deep header", "infinite version", "huge version", "deep payload", "deep old payload"],
+)
+def test_no_content_ends_the_agent(tmp_path: Path, content: bytes, aside: str) -> None:
+    (tmp_path / "ledger").write_bytes(content)
+    found, problem = FileStore(tmp_path).load_ledger()
+    assert found is None
+    assert problem is not None
+    assert (tmp_path / aside).read_bytes() == content
+
+
+def test_what_cannot_be_read_is_set_aside_and_not_in_the_way_of_the_next_save(tmp_path: Path) -> None:
+    (tmp_path / "ledger").mkdir()
+    store = FileStore(tmp_path)
+    found, problem = store.load_ledger()
+    assert found is None
+    assert problem is not None
+    assert "Is a directory; set aside as ledger.unreadable-0" in problem
+    store.save_ledger(Ledger(last_class_id=3))
+    assert FileStore(tmp_path).load_ledger() == (Ledger(last_class_id=3), None)
+
+
+def test_what_json_cannot_hold_is_a_failed_save(tmp_path: Path) -> None:
+    whole = ledger()
+    odd = with_account(whole, replace(whole.slices[KEY], uid="\ud800"))
+    with pytest.raises(SaveError, match=r"cannot write .*/ledger: it would hold what JSON cannot"):
+        FileStore(tmp_path).save_ledger(odd)

@@ -1,0 +1,58 @@
+"""``/readyz`` says that limits are in force: not before the pass that puts them in force has ended."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from slicebw.core.changes import CreateRoot
+from slicebw.core.errors import KernelError
+from slicebw.core.model import Snapshot
+from slicebw.kernel.fake import Fault
+from tests.unit.agent.test_cycle import Feed, World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A node whose agent has not listed everything yet."""
+    made = World(tmp_path)
+    made.feed.now = Snapshot()
+    made.run()
+    return made
+
+
+def list_everything(world: World) -> None:
+    """Now the feed knows what is wanted."""
+    world.feed.now = Feed().now
+
+
+def test_it_is_not_ready_while_the_first_limits_are_being_put_in_force(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    apply = world.shaper.apply
+
+    def applied(device: str, changes: Sequence[object], line_rate_bps: int) -> object:
+        seen.append(world.cycle.synced)
+        return apply(device, changes, line_rate_bps)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.shaper, "apply", applied)
+    list_everything(world)
+    world.run()
+    assert seen == [False]
+    assert world.cycle.synced
+
+
+def test_a_pass_that_fails_does_not_make_it_ready(world: World) -> None:
+    list_everything(world)
+    world.shaper.devices["uplink0"].lose_tree()
+    world.shaper.faults.append((CreateRoot, Fault.BEFORE))
+    with pytest.raises(KernelError):
+        world.run()
+    assert not world.cycle.synced
+    world.run()
+    assert world.cycle.synced
+    world.feed.now = replace(world.feed.now, synced=False)
+    world.run()
+    assert not world.cycle.synced
