@@ -3,6 +3,7 @@
 import itertools
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -128,6 +129,8 @@ def connect() -> Iterator[Callable[[Path], ApiThread]]:
     yield start
     for api in made:
         api.stop()
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("api", "watch "))]
+    assert left == [], "whatever the API server does, a stop is a stop"
 
 
 @pytest.fixture

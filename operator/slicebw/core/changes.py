@@ -63,7 +63,8 @@ class ForgiveDebt:
     ``mbuffer``), so a class that was held to a few bit/s would stay silent for up to a minute after its cap is
     lifted. Turning the leaf into an inner class and back resets its tokens (``htb_parent_to_leaf``): change the
     limits, add a child (minor :data:`~slicebw.core.tree.SCRATCH`), delete it, put the leaf qdisc back; one batch.
-    Its queued packets are dropped; packets that arrive within the batch go to default.
+    Its queued packets are dropped; packets that arrive within the batch go to default. Of a class that is to be
+    deleted, only that its queue is dropped is wanted.
     """
 
     spec: ClassSpec

@@ -81,8 +81,7 @@ def run_pass(given: PassInput) -> PassResult:
         mode=settings.mode,
     )
     tree = _wanted_tree(settings, accounts, verdicts) if active else None
-    quiet = _quiet(given, before, classes)
-    tree_changes = plan_tree(tree, given.tree, quiet)
+    tree_changes = plan_tree(tree, given.tree, *_untargeted(given, before, classes))
     table = _wanted_table(given, settings, membership, accounts) if active else None
     leftover = given.snapshot.synced and any(minor not in tree for minor in classes) if tree else False
     return PassResult(
@@ -124,25 +123,27 @@ def _wanted_tree(
     return classes
 
 
-def _quiet(given: PassInput, before: Ledger, classes: Mapping[int, ObservedClass]) -> frozenset[int]:
-    """Classes to which the table sends nothing, and that have nothing queued or did not send since the last pass.
+def _untargeted(
+    given: PassInput, before: Ledger, classes: Mapping[int, ObservedClass]
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Classes to which the table sends nothing: those with an empty queue, and those whose queue stands still.
 
-    Only these may be deleted: what a class sends between the dump and its deletion would not be counted.
+    Only with an empty queue may one be deleted: what a class sends between the dump and its deletion would not be
+    counted. One that did not send since the last pass might need hours for its queue.
     """
     if not given.snapshot.synced:
-        return frozenset()
+        return frozenset(), frozenset()
     targeted = leaf_minors(set(given.table.slices.values()))
+    free = {minor: seen for minor, seen in classes.items() if minor not in targeted}
     last = {
         leaf(traffic_class, account.class_id): account.of(traffic_class).counter_bytes
         for account in before.slices.values()
         if not account.live
         for traffic_class in TrafficClass
     }
-    return frozenset(
-        minor
-        for minor, seen in classes.items()
-        if minor not in targeted and (seen.backlog_bytes == 0 or last.get(minor) == seen.sent_bytes)
-    )
+    empty = frozenset(minor for minor, seen in free.items() if seen.backlog_bytes == 0)
+    stuck = frozenset(minor for minor, seen in free.items() if last.get(minor) == seen.sent_bytes)
+    return empty, stuck - empty
 
 
 def _wanted_table(

@@ -25,14 +25,18 @@ DEBT_RATE_BPS: Final = 1_000_000
 
 
 def plan_tree(
-    wanted: Mapping[int, ClassSpec] | None, observed: ObservedTree, quiet: Collection[int]
+    wanted: Mapping[int, ClassSpec] | None,
+    observed: ObservedTree,
+    quiet: Collection[int],
+    stuck: Collection[int] = (),
 ) -> tuple[TreeChange, ...]:
     """Changes that bring the device's tree to ``wanted``, parents before children; None: no tree at all.
 
     Args:
         wanted: every class by minor.
         observed: one complete dump.
-        quiet: minors of unwanted classes that nothing is sent to any more; others are left to drain.
+        quiet: minors of classes with an empty queue that nothing is sent to any more; unwanted ones are deleted.
+        stuck: the same with a queue that does not move; that of an unwanted one is dropped. Others are left to drain.
     """
     if observed.root is RootQdisc.FOREIGN:
         return ()
@@ -43,6 +47,7 @@ def plan_tree(
     changes: list[TreeChange] = []
     for minor, spec in sorted(wanted.items()):
         changes.extend(_plan_class(spec, observed.classes.get(minor)))
+    changes.extend(_emptied(observed.classes[minor]) for minor in sorted(stuck) if minor not in wanted)
     changes.extend(DeleteClass(minor) for minor in _removable(wanted, observed.classes, quiet))
     return tuple(changes)
 
@@ -59,6 +64,11 @@ def _plan_class(spec: ClassSpec, seen: ObservedClass | None) -> Iterable[TreeCha
             yield SetLeaf(spec.minor, spec.leaf_major)
     elif seen.leaf_major != spec.leaf_major:
         yield SetLeaf(spec.minor, spec.leaf_major)
+
+
+def _emptied(seen: ObservedClass) -> TreeChange:
+    """Drop a class's queue: it sends nothing more then, so that its counter stands and the next pass can delete it."""
+    return ForgiveDebt(ClassSpec(seen.minor, seen.parent, seen.rate_bps, seen.ceil_bps, seen.quantum_bytes, seen.minor))
 
 
 def matches(spec: ClassSpec, seen: ObservedClass) -> bool:

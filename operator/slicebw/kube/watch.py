@@ -17,7 +17,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -146,7 +146,7 @@ class KopfWatch:
         with self._lock:
             self._end_life = lambda: loop.call_soon_threadsafe(end.set)
         try:
-            if self._stop.is_set() or not await self._served(end):
+            if self._stop.is_set() or not await _unless(end, self._wait_until_served()):
                 return
             self._listed, self._list_sink = False, None
             # Made before the operator starts: a task made later would be ended by it.
@@ -162,24 +162,24 @@ class KopfWatch:
                 self._end_life = None
             await asyncio.sleep(GOODBYE_S)
 
-    async def _served(self, end: asyncio.Event) -> bool:
-        """Wait until the API server knows the kind; false if told to end first."""
+    async def _wait_until_served(self) -> bool:
+        """Wait until the API server knows the kind; then true."""
         resource, health = self._watched.resource, self._api.health
         client = ApiClient(self._api.connect, self._api.user_agent, health)
         about, pause = f"missing {resource}", Backoff()
         try:
-            while not end.is_set():
+            while resource.custom:
                 try:
-                    if not resource.custom or await _is_served(client, resource):
+                    if await _is_served(client, resource):
                         health.settled(about, f"CustomResourceDefinition {resource} is installed now")
-                        return True
+                        break
                     health.complain(about, missing(resource), "missing")
                 except (ApiUnreachable, ApiRefused) as error:
                     log.debug("looking for %s: %s", resource, error)
-                await _wait(end, pause.next_s())
+                await asyncio.sleep(pause.next_s())
         finally:
             await client.close()
-        return False
+        return True
 
     async def _expect_list(self, end: asyncio.Event) -> None:
         """End this life if kopf does not list the kind: it has not found it, and would never look again."""
@@ -298,11 +298,16 @@ async def _is_served(client: ApiClient, resource: Resource) -> bool:
     return any(one.get("name") == resource.plural for one in known.get("resources", ()))
 
 
-async def _wait(end: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(end.wait(), timeout_s)
-    except TimeoutError:
-        return
+async def _unless(end: asyncio.Event, work: Coroutine[Any, Any, bool]) -> bool:
+    """What comes of the work; false if told to end first, and then it is broken off."""
+    working, ending = asyncio.create_task(work), asyncio.create_task(end.wait())
+    await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
+    ending.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.wait((working,))
+        return False
+    return working.result()
 
 
 def _quiet_kopf() -> None:

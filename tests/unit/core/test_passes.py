@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slicebw.core.cap import Rates, cap_bps
+from slicebw.core.changes import DeleteClass, ForgiveDebt
 from slicebw.core.clock import NS
 from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.model import Mode, NodeSpec, SliceKey, TrafficClass
 from slicebw.core.passes import OUTBOX_LIMIT
+from slicebw.core.plan import matches
 from slicebw.core.reports import Reason
 from slicebw.core.tree import MAX_SLICES, RootQdisc
 from tests.unit.core.builders import START_S, M, Node, at, pod, spec
@@ -153,6 +155,22 @@ def test_a_class_that_still_sends_is_not_deleted_before_its_last_byte_is_counted
     node.run(at(3))
     assert STANDARD not in node.classes
     assert node.ledger.slices[KEY].standard.used_bytes == 3500
+
+
+def test_a_class_whose_queue_stands_still_is_emptied_and_deleted_only_when_nothing_can_go_uncounted() -> None:
+    node = one_slice()
+    node.snapshot = replace(node.snapshot, pods=())
+    node.run(at(1))
+    node.classes[STANDARD] = replace(node.classes[STANDARD], backlog_bytes=3000, sent_bytes=500)
+    assert node.run(at(2)).tree_changes == (DeleteClass(EXEMPT),)
+    seen = node.classes[STANDARD]
+    (change,) = node.run(at(2.2)).tree_changes
+    assert isinstance(change, ForgiveDebt)
+    assert matches(change.spec, seen)
+    # One more packet left between that dump and the change.
+    node.send(STANDARD, 1500)
+    assert node.run(at(2.4)).tree_changes == (DeleteClass(STANDARD),)
+    assert node.ledger.slices[KEY].standard.used_bytes == 2000
 
 
 def test_a_tree_taken_away_is_made_again_and_usage_continues() -> None:

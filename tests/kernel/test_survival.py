@@ -1,0 +1,287 @@
+"""The agent may die, its disk may fill, its ledger may rot, the node may reboot: limits hold, and usage goes on."""
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from slicebw.core.ledger import SliceAccount
+from tests.support.folder_lab import FolderLab, M, folder_lab, pod_object
+from tests.support.senders import Sender
+from tests.support.topology import UPLINK, wait_until
+
+pytestmark = pytest.mark.usefixtures("kernel")
+
+KILLS = 12
+PERIOD_S = 600
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[FolderLab]:
+    """Codeen may send 2 MB, of which 1 MB goes by unslowed; coral is far from any threshold."""
+    with folder_lab(tmp_path, "codeen", "coral", cap="200M") as lab:
+        standard = {"maxRate": "50M", "budget": "2M", "threshold": "50%"}
+        lab.write_slice("codeen", period=f"{PERIOD_S}s", standard=standard)
+        lab.write_slice("coral", standard={"maxRate": "8M"})
+        lab.start()
+        lab.until_served("codeen", "coral")
+        yield lab
+
+
+def cap_codeen(lab: FolderLab) -> SliceAccount:
+    """Send codeen over its threshold; its account once it is capped and everything is counted."""
+    lab.send("codeen", 1000)
+    wait_until(lambda: lab.events("BandwidthCapped"), "codeen is capped")
+    lab.until_counted("codeen")
+    assert capped(lab)
+    return account(lab)
+
+
+def account(lab: FolderLab, name: str = "codeen") -> SliceAccount:
+    """A slice's account in the ledger on disk."""
+    found = lab.account(name)
+    assert found is not None
+    return found
+
+
+def capped(lab: FolderLab) -> bool:
+    """Whether the kernel holds codeen to what is left: under 1 MB over ten minutes."""
+    return (lab.ceil_bps("codeen") or 50 * M) < 20_000
+
+
+def assert_same(lab: FolderLab, before: SliceAccount) -> None:
+    """Same class, same period, nothing forgotten, and nobody told twice."""
+    now = account(lab)
+    assert now.class_id == before.class_id
+    assert now.period_start_s == before.period_start_s
+    assert now.standard.used_bytes >= before.standard.used_bytes
+    assert len(lab.events("BandwidthCapped")) == 1
+
+
+@contextmanager
+def monitored(lab: FolderLab) -> Iterator[Callable[[], str]]:
+    """What ``tc monitor`` sees of others' changes while it runs."""
+    file = lab.folder / "monitor"
+    with file.open("wb") as output:
+        monitor = subprocess.Popen(lab.net.node.command("stdbuf", "-oL", "tc", "monitor"), stdout=output)
+        try:
+            # It listens once it shows what we do; lo is nobody's business.
+            wait_until(lambda: _touched(lab, file), "tc monitor listens")
+            yield file.read_text
+        finally:
+            monitor.kill()
+            monitor.wait()
+
+
+def _touched(lab: FolderLab, file: Path) -> bool:
+    lab.net.node.run("tc", "qdisc", "replace", "dev", "lo", "root", "pfifo")
+    lab.net.node.run("tc", "qdisc", "del", "dev", "lo", "root")
+    return "lo" in file.read_text()
+
+
+def test_an_agent_killed_again_and_again_disturbs_nobody_and_loses_nothing(lab: FolderLab) -> None:
+    seed = random.randrange(10**6)
+    draw = random.Random(seed)
+    before = cap_codeen(lab)
+    coral = lab.class_id("coral")
+    shown = lab.classes()[coral]
+    rates_mbps = []
+    with (
+        monitored(lab) as seen,
+        Sender(lab.pod("coral"), lab.net.sink.address, 12 * M),
+        Sender(lab.pod("codeen"), lab.net.sink.address, 100_000),
+    ):
+        wait_until(lambda: lab.classes()[coral].sent_bytes > shown.sent_bytes + M, "coral sends all it may")
+        for _ in range(KILLS):
+            lab.kill()
+            arrived, start = lab.arrived_bytes(lab.pod("coral")), time.monotonic()
+            # An agent needs about 0.6 s to its first pass: some die before it, some in it, some after it.
+            lab.start_unready()
+            lifetime_s = draw.uniform(0.3, 1.1)
+            wait_until(lambda begin=start, life=lifetime_s: time.monotonic() > begin + life, "it is time")  # type: ignore[misc]
+            sent = lab.arrived_bytes(lab.pod("coral")) - arrived
+            rates_mbps.append(sent * 8 / M / (time.monotonic() - start))
+    lab.kill()
+    print(f"seed {seed}: coral sent {' '.join(f'{rate:.2f}' for rate in rates_mbps)} Mbit/s while agents died")
+    assert rates_mbps == [pytest.approx(8, rel=0.05)] * KILLS
+    # Nobody has touched a class or a leaf qdisc; what there was were changes of codeen's cap. (That somebody has read
+    # the root qdisc is announced, too.)
+    touched = [line for line in seen().splitlines() if "dev lo" not in line and " root refcnt " not in line]
+    assert not [line for line in touched if not line.startswith("class htb 1:1001 ")]
+    lab.start()
+    lab.until_counted("coral")
+    assert_same(lab, before)
+    assert capped(lab)
+
+
+def test_with_a_full_disk_passes_go_on_in_memory(lab: FolderLab) -> None:
+    """What destroys nothing is done at once; what destroys a counter waits until that is on disk."""
+    lab.kill()
+    lab.state.rename(lab.folder / "kept")
+    lab.state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(lab.state)], check=True)
+    try:
+        for kept in (lab.folder / "kept").iterdir():
+            (lab.state / kept.name).write_bytes(kept.read_bytes())
+        lab.start()
+        fill = lab.state / "fill"
+        with fill.open("wb") as file, pytest.raises(OSError, match="No space"):
+            file.write(bytes(1 << 20))
+        assert_served_unsaved(lab, "No space left on device")
+        fill.unlink()
+        assert_saved_again(lab)
+    finally:
+        lab.kill()
+        subprocess.run(["umount", str(lab.state)], check=True)
+
+
+def test_with_a_disk_that_turned_read_only_passes_go_on_in_memory(lab: FolderLab) -> None:
+    state = str(lab.state)
+    # Over the folder that the agent has its lock in: a bind mount can be read-only while that is open.
+    subprocess.run(["mount", "--bind", state, state], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", state], check=True)
+        assert_served_unsaved(lab, "Read-only file system")
+    finally:
+        subprocess.run(["umount", state], check=True)
+    assert_saved_again(lab)
+
+
+def assert_served_unsaved(lab: FolderLab, reason: str) -> None:
+    """Limits change, caps come, usage is reported, the folder's ledger stands still, and the log says why."""
+    ledger = (lab.state / "ledger").read_bytes()
+    lab.write_slice("coral", standard={"maxRate": "9M"})
+    wait_until(lambda: lab.ceil_bps("coral") == 9 * M, "coral has its new rate")
+    lab.send("codeen", 1000)
+    wait_until(lambda: lab.events("BandwidthCapped"), "codeen is capped")
+    assert capped(lab)
+    usage = lab.usage("codeen")
+    assert usage is not None
+    assert usage["standard"]["bytesUsed"] > M
+    assert f"cannot write {lab.state}/ledger: {reason}" in lab.log()
+    assert (lab.state / "ledger").read_bytes() == ledger
+    # A class's counter must be saved before the class may go.
+    lab.remove_slice("coral")
+    wait_until(lambda: "10.77.0.2" not in lab.ruleset(), "coral is out")
+    second = int(time.monotonic())
+    wait_until(lambda: time.monotonic() > second + 2.5, "some passes have gone by")
+    assert "1:1002" in lab.classes()
+
+
+def assert_saved_again(lab: FolderLab) -> None:
+    """Everything is on disk soon, and the class that waited for it goes."""
+    lab.until_counted("codeen")
+    wait_until(lambda: not account(lab, "coral").live, "coral's leaving is saved")
+    wait_until(lambda: "1:1002" not in lab.classes(), "its class goes")
+
+
+def truncated(content: bytes) -> bytes:
+    return content[:-20]
+
+
+def flipped(content: bytes) -> bytes:
+    return content.replace(b'"used_bytes":1', b'"used_bytes":0')
+
+
+def emptied(_: bytes) -> bytes:
+    return b""
+
+
+def foreign(_: bytes) -> bytes:
+    return b"(dp0\nS'slices'\np1\n."  # bwmon's, say
+
+
+def newer(content: bytes) -> bytes:
+    line, _, payload = content.partition(b"\n")
+    return json.dumps(json.loads(line) | {"version": 99}).encode() + b"\n" + payload
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [(truncated, "truncated"), (flipped, "corrupt"), (emptied, "empty"), (foreign, "foreign"), (newer, "version-99")],
+)
+def test_a_ledger_that_cannot_be_used_is_set_aside_and_rebuilt_from_what_was_reported(
+    lab: FolderLab, spoil: Callable[[bytes], bytes], word: str
+) -> None:
+    before = cap_codeen(lab)
+    lab.stop()
+    ledger = lab.state / "ledger"
+    spoiled = spoil(ledger.read_bytes())
+    assert spoiled != ledger.read_bytes()
+    ledger.write_bytes(spoiled)
+    lab.send("codeen", 10, chunk=5)
+    lab.start()
+    lab.until_counted("codeen")
+    wait_until(lambda: capped(lab), "codeen is capped again", 2)
+    assert_same(lab, before)
+    assert (lab.state / f"ledger.{word}-0").read_bytes() == spoiled
+    wait_until(lambda: lab.events("LedgerRebuilt"), "an event on the node says so")
+    assert f"set aside as ledger.{word}-0" in lab.events("LedgerRebuilt")[0]
+
+
+def test_a_reboot_forgives_nothing(lab: FolderLab) -> None:
+    before = cap_codeen(lab)
+    lab.stop()
+    lab.net.node.run("tc", "qdisc", "del", "dev", UPLINK, "root")
+    lab.net.node.run("nft", "flush", "ruleset")
+    lab.start()
+    assert_same(lab, before)
+    assert capped(lab)
+    assert lab.classes()[lab.class_id("codeen")].sent_bytes == 0
+    lab.send("codeen", 5, chunk=5)
+    lab.until_counted("codeen")
+
+
+def test_a_capped_slice_that_is_deleted_and_made_again_goes_on_where_it_was(lab: FolderLab) -> None:
+    before = cap_codeen(lab)
+    manifest = lab.manifests / "codeen.yaml"
+    text = manifest.read_text()
+    for _ in range(3):
+        lab.remove_slice("codeen")
+        wait_until(lambda: lab.ceil_bps("codeen") is None, "its class is gone")
+        manifest.write_text(text)
+        lab.until_served("codeen")
+        assert capped(lab)
+        assert_same(lab, before)
+        lab.send("codeen", 5, chunk=5)
+        lab.until_counted("codeen")
+    assert account(lab).standard.used_bytes == lab.arrived_bytes(lab.pod("codeen"))
+
+
+def test_an_address_that_passes_to_another_slices_pod_is_charged_to_that_one_from_the_next_packet_on(
+    lab: FolderLab,
+) -> None:
+    codeen, coral = lab.pod("codeen"), lab.pod("coral")
+    address = codeen.address
+    classes = {name: lab.class_id(name) for name in ("codeen", "coral")}
+    held = [pod_object("codeen", address, codeen.address6), pod_object("coral", coral.address)]
+    moved = [pod_object("codeen", codeen.address6), pod_object("coral", coral.address, address)]
+
+    def owner() -> str:
+        listing = lab.net.node.run("nft", "list", "map", "inet", "slicebw", "standard4")
+        return next(name for name, class_id in classes.items() if f"{address} : {class_id}" in listing)
+
+    def sent(class_id: str) -> int:
+        return lab.classes()[class_id].sent_bytes
+
+    default = sent("1:1fff")
+    with Sender(codeen, lab.net.sink.address, 800_000, sizes=(200, 200)):
+        for objects, name, other in [(moved, "coral", "codeen"), (held, "codeen", "coral")] * 3:
+            lab.write("pods", *objects)
+            wait_until(lambda name=name: owner() == name, f"the address is {name}'s", 1)  # type: ignore[misc]
+            at_the_event = sent(classes[other])
+            begin = sent(classes[name])
+            wait_until(lambda name=name, begin=begin: sent(classes[name]) > begin + 20_000, "packets are charged")  # type: ignore[misc]
+            assert sent(classes[other]) == at_the_event
+    # And at no time to nobody: the table changes in one transaction.
+    assert sent("1:1fff") == default
+    wait_until(lambda: sum(map(sent, classes.values())) == lab.arrived_bytes(codeen), "nothing is under way")
+    wait_until(
+        lambda: sum(account(lab, name).standard.used_bytes for name in classes) == lab.arrived_bytes(codeen),
+        "everything is counted",
+    )
