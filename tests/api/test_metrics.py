@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.api.cluster import Cluster, eventually, slice_bandwidth
 from tests.api.proxy import FaultProxy
 from tests.support.processes import Slicebw, agent
+from tests.support.senders import Sender
 from tests.support.topology import Topology
 
 
@@ -41,8 +42,8 @@ def test_agent_and_controller_tell_of_the_slice_and_of_the_api_server(
             eventually(lambda: (metric(running, "api_unreachable_seconds") or 0) > 1, within_s=15)
             eventually(lambda: (metric(controller, "api_unreachable_seconds") or 0) > 1, within_s=15)
             assert (metric(running, "api_failures_total", '{kind="unreachable"}') or 0) >= 1
-            net.send_udp(pod, net.sink.address, 1200)
-            eventually(lambda: metric(running, "slice_capped", standard) == 1)
+            with Sender(pod, net.sink.address, 8_000_000):
+                eventually(lambda: metric(running, "slice_capped", standard) == 1, within_s=15)
             assert (metric(running, "slice_rate_limit_bps", standard) or 0) < 10_000_000
             eventually(lambda: (metric(running, "reports_waiting") or 0) >= 2)
 

@@ -267,7 +267,7 @@ def test_a_disk_error_is_said_once_stops_no_other_report_and_passes_by_itself(
     for _ in range(3):
         desk.reporter.report([], [], [], None)
     desk.until((desk.status / NODE_FILE).exists)
-    desk.until(lambda: logged(caplog))  # said once the last file of that turn is written
+    desk.until(lambda: bool(logged(caplog)))  # said once the last file of that turn is written
     assert len(logged(caplog)) == 1
     assert str(in_the_way) in logged(caplog)[0]
     in_the_way.unlink()
