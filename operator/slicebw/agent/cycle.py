@@ -63,6 +63,8 @@ class Cycle:
         self._uplink = uplink
         self._ledger = Ledger()
         self._saved: Ledger | None = None
+        self._save_trouble = ""
+        """What kept the last save from working; said once."""
         self._recalled = False
         self._listed = False
         self._last_wishes: Snapshot | None = None
@@ -179,6 +181,9 @@ class Cycle:
             self._count_failed_save(error)
             return False
         self._saved = ledger
+        if self._save_trouble:
+            log.info("saved again")
+            self._save_trouble = ""
         return True
 
     def _apply(self, tree: ObservedTree, result: PassResult, *, saved: bool) -> bool:
@@ -266,4 +271,6 @@ class Cycle:
 
     def _count_failed_save(self, error: SaveError) -> None:
         self.counts.failed_saves += 1
-        log.error("not saved, going on in memory: %s", error)
+        if str(error) != self._save_trouble:
+            log.error("not saved, going on in memory: %s", error)
+        self._save_trouble = str(error)

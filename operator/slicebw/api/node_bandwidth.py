@@ -12,7 +12,7 @@ from typing import Any, Final
 from slicebw.api import conditions, kinds
 from slicebw.api.conditions import Condition
 from slicebw.api.fields import Fields, Metadata, limited
-from slicebw.api.quantity import QuantityError, parse_percent, parse_rate, shown
+from slicebw.api.quantity import QuantityError, parse_node_rate, parse_percent, shown
 from slicebw.core.model import Mode, NodeSpec
 from slicebw.core.reports import NodeReport
 from slicebw.core.text import bytes_text, rate_text, time_text
@@ -45,8 +45,8 @@ def parse(obj: object) -> NodeSpec:
         spec.refuse_unknown(_FIELDS)
     return NodeSpec(
         device=spec.read("device", _device, None),
-        cap_bps=spec.read("cap", parse_rate, None),
-        line_rate_bps=spec.read("lineRate", parse_rate, None),
+        cap_bps=spec.read("cap", parse_node_rate, None),
+        line_rate_bps=spec.read("lineRate", parse_node_rate, None),
         mode=spec.read("mode", _mode, None),
         exempt_destinations=_exempt_destinations(spec),
         min_rate_share_percent=spec.read("minRateShare", parse_percent, None),

@@ -9,7 +9,7 @@ the same strings; tests hold the two together. How figures are *shown* is :mod:`
 import json
 import re
 from calendar import timegm
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Final
 
@@ -17,6 +17,7 @@ from slicebw.core.errors import SlicebwError
 
 MIN_RATE_BPS: Final = 8
 """One byte a second: HTB cannot hold a lower rate."""
+MIN_NODE_RATE_BPS: Final = 1_000_000
 MAX_RATE_BPS: Final = 10**15
 MIN_BYTES: Final = 1
 MAX_BYTES: Final = 10**18
@@ -41,6 +42,7 @@ _TIME: Final = re.compile(
 )
 
 _SHOWN_LENGTH: Final = 40
+_QUOTED_LENGTH: Final = 120
 _LARGEST_INT_SHOWN: Final = 10**30
 
 
@@ -68,6 +70,11 @@ _RATE: Final = _Measure(
     highest=MAX_RATE_BPS,
     highest_text="1P, 10^15 bit/s",
 )
+_NODE_RATE: Final = replace(
+    _RATE,
+    lowest=MIN_NODE_RATE_BPS,
+    lowest_text="1M: the node's own traffic is under it too, so that less (100 for 100M) would cut the node off",
+)
 _BYTES: Final = _Measure(
     noun="a number of bytes",
     usage="use bytes with an optional suffix k, M, G, T, Ki, Mi, Gi, Ti (10Gi is 10,737,418,240 bytes)",
@@ -84,6 +91,11 @@ def parse_rate(value: object) -> int:
     Raises QuantityError, also outside MIN_RATE_BPS..MAX_RATE_BPS.
     """
     return _parse(value, _RATE)
+
+
+def parse_node_rate(value: object) -> int:
+    """What a whole node may send, in bit/s, as :func:`parse_rate`. Raises QuantityError, also below 1M."""
+    return _parse(value, _NODE_RATE)
 
 
 def parse_bytes(value: object) -> int:
@@ -146,8 +158,10 @@ def parse_time(value: object) -> int:
 def shown(value: object) -> str:
     """A value as an error message quotes it: on one line, short whatever it is, strings in quotes as in JSON."""
     if isinstance(value, str):
-        quoted = json.dumps(value[: _SHOWN_LENGTH + 1])
-        return quoted if len(value) <= _SHOWN_LENGTH else f"{json.dumps(value[:_SHOWN_LENGTH])}..."
+        kept = value[:_SHOWN_LENGTH]
+        while len(quoted := json.dumps(kept)) > _QUOTED_LENGTH:  # what has to be escaped grows by up to twelve times
+            kept = kept[:-1]
+        return quoted if kept == value else f"{quoted}..."
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int):

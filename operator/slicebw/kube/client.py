@@ -33,12 +33,16 @@ _INVALID: Final = 422
 
 
 class ApiUnreachable(SlicebwError):  # noqa: N818 - a state more than an error
-    """No usable answer: try again, after ``retry_after_s`` where the server asked for that."""
+    """No usable answer: try again, after ``retry_after_s`` where the server asked for that.
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    ``busy``: the server is there and could not serve this very request; another one may fare better.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, *, busy: bool = False) -> None:
         """Keep the wish of the server beside the message."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.busy = busy
 
 
 class ApiRefused(SlicebwError):  # noqa: N818 - an answer more than an error
@@ -203,7 +207,7 @@ class ApiClient:
         if is_later(status):
             message = f"{connection.server} cannot serve {what} now ({status})."
             self._health.complain(f"{status} on {method}", message, "later")
-            raise ApiUnreachable(message, _seconds(given.get("Retry-After")))
+            raise ApiUnreachable(message, _seconds(given.get("Retry-After")), busy=True)
         try:
             document = json.loads(answer)
         except ValueError as error:

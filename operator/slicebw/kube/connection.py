@@ -82,7 +82,10 @@ def _from_kubeconfig() -> Connection:
     source = os.environ.get("KUBECONFIG") or "~/.kube/config"
     try:
         info = kopf.login_with_kubeconfig(settings=kopf.OperatorSettings())
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError, kopf.LoginError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
+        what = "it is no kubeconfig, or lacks what its current context names"
+        raise UsageError(f"kubeconfig {source} cannot be used: {what} ({_words(error)})") from error
+    except (OSError, ValueError, yaml.YAMLError, kopf.LoginError) as error:
         raise UsageError(f"kubeconfig {source} cannot be used: {_words(error)}") from error
     if info is None:
         raise UsageError("no way to the API server: give --kubeconfig, set KUBECONFIG, or run in a pod")

@@ -181,8 +181,8 @@ class ApiReporter:
             except ApiUnreachable as error:
                 pause_s = backoff.next_s(error.retry_after_s)
                 log.debug("not written, again in %.1f s: %s", pause_s, error)
-                # Others go first then, and get some time: a server error may be about this one write only.
-                self._outbox.later(entry, time.monotonic() + 2 * pause_s)
+                if error.busy:  # which may be about this one write only: let others go first, and give them time
+                    self._outbox.later(entry, time.monotonic() + 2 * pause_s)
                 await asyncio.sleep(pause_s)
                 continue
             except ApiRefused as refusal:

@@ -72,7 +72,12 @@ def test_every_field_is_read() -> None:
          f'"{"e" * 16}" is not a network device: use its name, up to 15 letters, digits, _ . @ + - (eth0)'),
         ("device", 0, "0 is not a network device: use its name, up to 15 letters, digits, _ . @ + - (eth0)"),
         ("cap", "10m", '"10m" is not a rate: m means thousandths; millions are 10M'),
-        ("lineRate", 1, "1 is too low: at least 8 bit/s, one byte a second"),
+        (
+            "lineRate",
+            1,
+            "1 is too low: at least 1M: the node's own traffic is under it too, so that less (100 for 100M) would cut "
+            "the node off",
+        ),
         ("mode", "enforce", '"enforce" is not a mode: use Enforce, Monitor, Disabled'),
         ("mode", ["Enforce"], "a list is not a mode: use Enforce, Monitor, Disabled"),
         ("minRateShare", 25, "25 is not a percentage: use a whole one from 1% to 100% (80%)"),
