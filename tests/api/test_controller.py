@@ -54,9 +54,11 @@ def start(cluster: Cluster, connect: Connect) -> Iterator[Start]:
         controller.stop()
 
 
-def put_usage(cluster: Cluster, namespace: str, node: str, *, owned: bool = False, **fields: Any) -> None:
+def put_usage(
+    cluster: Cluster, namespace: str, node: str, *, owned: bool = False, now_s: int | None = None, **fields: Any
+) -> None:
     """A BandwidthUsage as the agent of a node writes it, made or brought up to date."""
-    now_s = int(time.time())
+    now_s = int(time.time()) if now_s is None else now_s
     report = usage_report(namespace, **{"period_start_s": now_s - 100, "period_end_s": now_s + DAY_S, **fields})
     uid = cluster.core.read_node(node).metadata.uid if owned else None
     obj = bandwidth_usage.to_object(report, node, uid, now_s)
@@ -214,7 +216,7 @@ def test_no_usage_is_removed_while_nodes_cannot_be_listed(
 
 def test_a_usage_whose_period_is_long_over_is_removed(cluster: Cluster, start: Start, namespace: str) -> None:
     long_ago_s = int(time.time()) - 3 * DAY_S
-    put_usage(cluster, namespace, "n1", period_start_s=long_ago_s, period_end_s=long_ago_s + DAY_S)
+    put_usage(cluster, namespace, "n1", now_s=long_ago_s)
     put_usage(cluster, namespace, "n2")
     start(clear_interval_s=0.2)
     eventually(lambda: cluster.read(kinds.BANDWIDTH_USAGE, "codeen.n1", namespace) is None)

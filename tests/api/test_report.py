@@ -285,12 +285,15 @@ def test_caps_and_events_go_before_figures(proxy: FaultProxy, connect: Connect, 
     written = len(writes(proxy))
     proxy.cut()
     reporting.usages(*(replace(report, standard=class_usage(GB)) for report in reports.values()))
+    eventually(lambda: reporting.api.health.failures.get("unreachable"))
     reporting.usages(replace(reports["slice-4"], standard=class_usage(9 * GB, capped=True, rate_bps=8)))
     reporting.events(capped_note(namespace))
+    # Tried in vain as they are, they still are the first when it works again.
+    eventually(lambda: reporting.api.health.failures["unreachable"] >= 3, 15.0)
     proxy.mend()
     reporting.settled(within_s=60.0)
     order = [request.path.rsplit("/", 1)[1] for request in writes(proxy)[written:]]
-    assert set(order[:2]) == {f"slice-4.{node}", "events"} or set(order[1:3]) == {f"slice-4.{node}", "events"}
+    assert set(order[:2]) == {f"slice-4.{node}", "events"}
     assert len(order) == 7
 
 
@@ -318,7 +321,7 @@ def test_kinds_that_are_missing_are_waited_for(outage: Cluster, connect: Connect
     assert outage.read(kinds.NODE_BANDWIDTH, node)["status"]["slices"] == 2
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 500])
+@pytest.mark.parametrize("status", [403, 429, 500])
 def test_a_write_that_fails_does_not_hold_up_the_others_and_is_made_in_the_end(
     status: int, cluster: Cluster, proxy: FaultProxy, proxied: Reporting, namespace: str, node: str
 ) -> None:

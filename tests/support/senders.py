@@ -1,45 +1,76 @@
-"""Traffic that tests start, change and stop: datagrams at a rate, from a process in the sender's namespace.
+"""Traffic that tests start, halt and stop: datagrams or a TCP stream, from a process in the sender's namespace.
 
-Unlike iperf3 it needs no connection to be set up, so that it goes on whatever the queues do, and ends at once.
+Unlike with iperf3 nothing is agreed on beforehand, so that it goes on whatever the queues do, and halts at once.
 """
 
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final
 
-from tests.support.topology import Namespace
+from tests.support.topology import Namespace, Sink, wait_until
 
 PORT: Final = 9
 
-_SCRIPT: Final = """
+_SEND: Final = """
 import random, socket, sys, time
-address, rate_bps, seconds, seed, *sizes = sys.argv[1:]
-rate, draw, end = float(rate_bps) / 8, random.Random(int(seed)), time.monotonic() + float(seconds)
-sizes = [int(size) for size in sizes]
-out = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-content, start, sent = bytes(2000), time.monotonic(), 0
+kind, address, rate_bps, seconds, seed, *sizes = sys.argv[1:]
+rate, draw, least, most = float(rate_bps) / 8, random.Random(int(seed)), *map(int, sizes)
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+out = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << (14 if kind == "tcp" else 20))
+if kind == "tcp":
+    out.connect((address, 9))
+content, start, sent = bytes(most), time.monotonic(), 0
 print("ready", flush=True)
-while (now := time.monotonic()) < end:
+while (now := time.monotonic()) - start < float(seconds):
+    behind = (now - start) * rate - sent
+    if behind > rate / 4:  # we were halted, or the stream was held up: do not make up for it
+        sent += behind
     while sent < (now - start) * rate:
-        size = draw.randint(*sizes)
+        size = draw.randint(least, most)
         try:
-            out.sendto(content[:size], (address, 9))
-        except OSError:
+            out.sendall(content[:size]) if kind == "tcp" else out.sendto(content[:size], (address, 9))
+        except OSError:  # no room for a datagram
             pass
         sent += size
-    time.sleep(0.002)
+    time.sleep(0.004)
+"""
+
+_DISCARD: Final = """
+import socket, threading
+def discard(stream):
+    while stream.recv(1 << 16):
+        pass
+server = socket.create_server(("::", 9), family=socket.AF_INET6, dualstack_ipv6=True)
+while True:
+    threading.Thread(target=discard, args=server.accept()[:1], daemon=True).start()
 """
 
 
+@contextmanager
+def discarding(sink: Sink) -> Iterator[None]:
+    """Take TCP streams at every address of the sink, as the discard service does."""
+    process = subprocess.Popen(sink.command(sys.executable, "-c", _DISCARD))
+    try:
+        wait_until(lambda: sink.listens(PORT), "the discard service listens")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 class Sender:
-    """Datagrams from a namespace to an address until it is stopped, or for ``seconds``. Use as a context manager.
+    """Packets from a namespace to an address until it is stopped, or for ``seconds``. Use as a context manager.
 
     Args:
         source: where they are sent.
         to: an address of the sink.
-        rate_bps: of payload.
+        rate_bps: of payload, at most.
+        tcp: one stream (needs :func:`discarding`) instead of datagrams.
         seconds: at most this long.
         sizes: least and largest payload in bytes, drawn at random.
         seed: of the random numbers.
@@ -51,14 +82,15 @@ class Sender:
         to: str,
         rate_bps: int,
         *,
+        tcp: bool = False,
         seconds: float = 120,
         sizes: tuple[int, int] = (1400, 1400),
         seed: int = 0,
     ) -> None:
         """Start to send."""
-        arguments = (to, str(rate_bps), f"{seconds:g}", str(seed), *map(str, sizes))
+        arguments = ("tcp" if tcp else "udp", to, str(rate_bps), f"{seconds:g}", str(seed), *map(str, sizes))
         self._process = subprocess.Popen(
-            source.command(sys.executable, "-c", _SCRIPT, *arguments), stdout=subprocess.PIPE
+            source.command(sys.executable, "-c", _SEND, *arguments), stdout=subprocess.PIPE
         )
         assert self._process.stdout is not None
         self._process.stdout.readline()
@@ -72,6 +104,14 @@ class Sender:
     ) -> None:
         """Stop."""
         self.stop()
+
+    def halt(self) -> None:
+        """Send nothing new; what is in queues goes on its way."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on, without making up for the halt."""
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it; what is in queues goes on its way."""

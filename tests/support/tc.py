@@ -7,7 +7,8 @@ from typing import Final
 from tests.support.topology import Namespace
 
 _CLASS: Final = re.compile(
-    r"class htb (?P<id>1:[0-9a-f]+) .*?rate (?P<rate>\S+)bit ceil (?P<ceil>\S+)bit.*?Sent (?P<sent>\d+) bytes",
+    r"class htb (?P<id>1:[0-9a-f]+) .*?rate (?P<rate>\S+)bit ceil (?P<ceil>\S+)bit.*?Sent (?P<sent>\d+) bytes"
+    r".*?backlog \S+b (?P<waiting>\d+)p",
     re.DOTALL,
 )
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -20,6 +21,7 @@ class ShownClass:
     rate_bps: int
     ceil_bps: int
     sent_bytes: int
+    waiting_packets: int = 0
 
 
 def classes(namespace: Namespace, device: str) -> dict[str, ShownClass]:
@@ -30,7 +32,7 @@ def classes(namespace: Namespace, device: str) -> dict[str, ShownClass]:
         match = _CLASS.match(block)
         if match:
             rates = (_bps(match["rate"]), _bps(match["ceil"]))
-            found[match["id"]] = ShownClass(*rates, int(match["sent"]))
+            found[match["id"]] = ShownClass(*rates, int(match["sent"]), int(match["waiting"]))
     return found
 
 

@@ -196,14 +196,17 @@ class Sink(Host):
 
     def meter(self, source: str, destination: str) -> Meter:
         """What arrived from one address at another since :meth:`start_meter`."""
-        version = 6 if ":" in source else 4
-        listing = json.loads(self.run("nft", "-j", "list", "set", "inet", "arrivals", f"seen{version}"))
-        for entry in listing["nftables"]:
+        return self.meters().get((source, destination), Meter())
+
+    def meters(self) -> dict[tuple[str, str], Meter]:
+        """What arrived since :meth:`start_meter`, by source and destination."""
+        found = {}
+        for entry in json.loads(self.run("nft", "-j", "list", "table", "inet", "arrivals"))["nftables"]:
             for item in entry.get("set", {}).get("elem", ()):
                 element = item["elem"]
-                if element["val"]["concat"] == [source, destination]:
-                    return Meter(element["counter"]["packets"], element["counter"]["bytes"])
-        return Meter()
+                source, destination = element["val"]["concat"]
+                found[source, destination] = Meter(element["counter"]["packets"], element["counter"]["bytes"])
+        return found
 
 
 class Flow:

@@ -28,7 +28,7 @@ BURST: Final = 50
 CLEAR_INTERVAL_S: Final = 30.0
 
 OVER_GRACE_S: Final = 3600
-"""A usage whose period ended this long ago, with nobody having renewed it, is nobody's any more."""
+"""A usage whose period ended this long ago, and that nobody has reported for as long, is nobody's any more."""
 
 MAX_CLEARED: Final = 200
 """Usages removed at a time, so that the statuses do not wait for long."""
@@ -193,7 +193,7 @@ class StatusLoop:
         vanished: dict[str, bool] = {}
         for record in list(self._feed.usages()):
             node = record.usage.node_name
-            if record.usage.report.period_end_s < over_before_s:
+            if max(record.usage.report.period_end_s, record.usage.reported_at_s) < over_before_s:
                 yield record, "its period is over and nobody renews it"
             # Without an owner there never was a Node (an agent outside Kubernetes): then only time tells.
             elif node not in nodes and record.owned:

@@ -35,12 +35,13 @@ def roll_up(spec: SliceSpec, usages: Iterable[NodeUsage], previous: Iterable[Con
     """
     ordered = sorted(usages, key=lambda usage: usage.node_name)
     running = [usage for usage in ordered if usage.report.class_id]
+    counting = [usage for usage in ordered if usage.report.class_id or _has_used(usage.report)]
     conditions = (_accepted(spec, ordered), _enforced(spec, running), _capped(running))
     return SliceStatus(
         observed_generation=spec.generation,
         nodes=len(running),
         capped_nodes=sum(_is_capped(usage.report) for usage in running),
-        period_start_s=min((usage.report.period_start_s for usage in ordered), default=None),
+        period_start_s=min((usage.report.period_start_s for usage in counting), default=None),
         standard=_class_status(TrafficClass.STANDARD, ordered),
         exempt=_class_status(TrafficClass.EXEMPT, ordered),
         conditions=carry_over((Condition(*condition, now_s, spec.generation) for condition in conditions), previous),
@@ -65,6 +66,11 @@ def _outline(status: SliceStatus) -> tuple[object, ...]:
 
 def _is_capped(report: UsageReport) -> bool:
     return report.standard.capped or report.exempt.capped
+
+
+def _has_used(report: UsageReport) -> bool:
+    """Whether it says what was used, and not only why the slice has no class on the node."""
+    return bool(report.standard.used_bytes or report.exempt.used_bytes)
 
 
 def _class_status(traffic_class: TrafficClass, usages: Sequence[NodeUsage]) -> ClassStatus:

@@ -55,10 +55,14 @@ class World(ClusterFeed, ClusterWriter):
         self.slices[key] = Slice(spec, known.status if known else SliceStatus())
         self.dirty.add(key)
 
-    def report(self, node: str, report: UsageReport | None = None, *, owned: bool = True) -> None:
+    def report(
+        self, node: str, report: UsageReport | None = None, *, owned: bool = True, reported_at_s: int = 0
+    ) -> None:
         report = report or usage_report(NAMESPACE, period_end_s=PERIOD_START_S + DAY_S)
         name = f"{report.key.name}.{node}"
-        self.all_usages[node, name] = Usage(NAMESPACE, name, f"uid-{name}", owned, NodeUsage(report, node, 0))
+        self.all_usages[node, name] = Usage(
+            NAMESPACE, name, f"uid-{name}", owned, NodeUsage(report, node, reported_at_s)
+        )
         self.dirty.add(report.key)
 
     def status(self, key: SliceKey = CODEEN) -> SliceStatus:
@@ -285,6 +289,17 @@ def test_a_usage_without_an_owner_stays_until_its_period_is_long_over(world: Wor
     clocked.after(1000.0 + OVER_GRACE_S)
     assert world.deleted == []
     clocked.after(60.0)
+    assert world.deleted == ["codeen.n1"]
+
+
+def test_a_usage_that_is_still_reported_stays_whatever_its_period(world: World, clocked: Clocked) -> None:
+    # As of a slice that is denied its pods: it has no class, so no period runs.
+    world.node_names = {"n1"}
+    long_over = usage_report(NAMESPACE, class_id=0, period_end_s=int(world.wall_s) - 10 * DAY_S)
+    world.report("n1", long_over, reported_at_s=int(world.wall_s))
+    clocked.after(60.0)
+    assert world.deleted == []
+    clocked.after(OVER_GRACE_S)
     assert world.deleted == ["codeen.n1"]
 
 

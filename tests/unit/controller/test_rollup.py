@@ -11,7 +11,7 @@ from slicebw.api.slice_bandwidth import SliceStatus, parse_status, status_object
 from slicebw.controller.rollup import is_transition, roll_up
 from slicebw.core.model import DEFAULT_LIMITS, Selector, SliceKey, SliceSpec
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem, UsageReport
-from tests.support.reports import GB, PERIOD_START_S, class_usage, usage_report
+from tests.support.reports import DAY_S, GB, PERIOD_START_S, class_usage, usage_report
 
 NAMESPACE = "princeton-codeen"
 NOW_S = PERIOD_START_S + 5000
@@ -69,6 +69,12 @@ def test_the_earliest_running_period_shows() -> None:
     starts = [PERIOD_START_S + 50, PERIOD_START_S, PERIOD_START_S + 100]
     usages = [on(f"n{at}", usage_report(NAMESPACE, period_start_s=at)) for at in starts]
     assert roll_up(spec(), usages, (), NOW_S).period_start_s == PERIOD_START_S
+
+
+def test_a_node_that_only_says_why_the_slice_has_no_class_there_runs_no_period() -> None:
+    denied = usage_report(NAMESPACE, class_id=0, period_start_s=PERIOD_START_S - 10 * DAY_S)
+    assert roll_up(spec(), [on("n1", denied)], (), NOW_S).period_start_s is None
+    assert roll_up(spec(), [on("n1", denied), on("n2")], (), NOW_S).period_start_s == PERIOD_START_S
 
 
 def test_a_node_that_the_slice_has_left_counts_towards_what_was_used_but_not_as_a_node() -> None:
