@@ -269,7 +269,6 @@ def test_an_address_that_passes_to_another_slices_pod_is_charged_to_that_one_fro
     def sent(class_id: str) -> int:
         return lab.classes()[class_id].sent_bytes
 
-    default = sent("1:1fff")
     with Sender(codeen, lab.net.sink.address, 800_000, sizes=(200, 200)):
         for objects, name, other in [(moved, "coral", "codeen"), (held, "codeen", "coral")] * 3:
             lab.write("pods", *objects)
@@ -278,8 +277,8 @@ def test_an_address_that_passes_to_another_slices_pod_is_charged_to_that_one_fro
             begin = sent(classes[name])
             wait_until(lambda name=name, begin=begin: sent(classes[name]) > begin + 20_000, "packets are charged")  # type: ignore[misc]
             assert sent(classes[other]) == at_the_event
-    # And at no time to nobody: the table changes in one transaction.
-    assert sent("1:1fff") == default
+    # And at no time to nobody: all that arrived went through the two classes, for the table changes in one transaction.
+    # (What default counts is no measure: it also carries what is not IP, such as ARP.)
     wait_until(lambda: sum(map(sent, classes.values())) == lab.arrived_bytes(codeen), "nothing is under way")
     wait_until(
         lambda: sum(account(lab, name).standard.used_bytes for name in classes) == lab.arrived_bytes(codeen),
