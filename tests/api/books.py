@@ -110,14 +110,25 @@ def _totals(ledger: Ledger) -> dict[Entry, int]:
 class Arrivals:
     """What has crossed the uplink, by sender and class, with Ethernet headers as HTB counts them.
 
-    ``hosts`` are the senders by the names of their entries.
+    Frames of no sender that we know (ARP, neighbour discovery) are default's.
+
+    Args:
+        sink: where they arrive.
+        device: by which device.
+        hosts: the senders by the names of their entries.
     """
 
-    def __init__(self, sink: Sink, hosts: Mapping[str, Host]) -> None:
+    def __init__(self, sink: Sink, device: str, hosts: Mapping[str, Host]) -> None:
         self._sink = sink
+        self._device = device
         self._hosts = hosts
         self._samples: list[tuple[float, Mapping[Entry, int]]] = []
+        self._before_bytes = 0
         sink.start_meter()
+
+    def begin(self, default_bytes: int) -> None:
+        """Count frames of unknown senders from here on; default's class shows that it has counted so many of them."""
+        self._before_bytes = self.now()[DEFAULT, STANDARD] - default_bytes
 
     def now(self) -> Mapping[Entry, int]:
         """Bytes that have arrived so far."""
@@ -132,6 +143,8 @@ class Arrivals:
                     found[name, traffic_class] += sum(
                         meters[source, to].wire_bytes for to in destinations if (source, to) in meters
                     )
+        others_bytes = self._sink.received_bytes(self._device) - found.total()
+        found[DEFAULT, STANDARD] += others_bytes - self._before_bytes
         return found
 
     def sampling(self) -> Repeated:

@@ -75,7 +75,7 @@ class Site:
         self.node = node
         self.careful, self.steady, self.wild, self.stranger = map(Slice, [*namespaces[:3], DEFAULT], net.pods)
         hosts = {one.namespace: one.pod for one in (self.careful, self.steady, self.wild, self.stranger)}
-        self.arrivals = Arrivals(net.sink, {**hosts, ROOT: net.node})
+        self.arrivals = Arrivals(net.sink, net.uplink, {**hosts, ROOT: net.node})
         self.totals = LedgerTotals(state)
         self.known_default: Counter[TrafficClass] = Counter()
         """What the careful slice sent while it was deleted."""
@@ -301,6 +301,7 @@ def begin(site: Site, chaos: Chaos, running: Slicebw, stack: ExitStack) -> None:
         site.create(one, chaos.limits(one))
     for one in site.slices:
         site.until_served(one)
+    site.arrivals.begin(classes(site.net.node, site.net.uplink)[DEFAULT_CLASSES[STANDARD]].sent_bytes)
     stack.enter_context(site.totals.polling())
     site.start_traffic(stack, chaos.draw.randrange(10**6))
 
