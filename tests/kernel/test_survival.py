@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from slicebw.core.ledger import SliceAccount
+from slicebw.core.model import TrafficClass
+from slicebw.core.tree import DEFAULT_ID, leaf
 from tests.support.folder_lab import FolderLab, M, folder_lab, pod_object
 from tests.support.senders import Sender
 from tests.support.topology import UPLINK, wait_until
@@ -251,6 +253,35 @@ def test_a_capped_slice_that_is_deleted_and_made_again_goes_on_where_it_was(lab:
         lab.send("codeen", 5, chunk=5)
         lab.until_counted("codeen")
     assert account(lab).standard.used_bytes == lab.arrived_bytes(lab.pod("codeen"))
+
+
+def test_a_slice_deleted_while_its_packets_wait_is_charged_for_each_that_still_leaves(lab: FolderLab) -> None:
+    lab.write_slice("codeen", standard={"maxRate": "20k"})
+    wait_until(lambda: lab.ceil_bps("codeen") == 20_000, "codeen is slow")
+    text = (lab.manifests / "codeen.yaml").read_text()
+    codeen = lab.pod("codeen")
+    # What leaves while its class goes is codeen's, what comes after that is default's; none is nobody's. ARP and the
+    # like, which are default's too, are what the sink has received of nobody we know.
+    before = lab.classes()["1:1fff"].sent_bytes - others_bytes(lab)
+    with Sender(codeen, lab.net.sink.address, 200_000, sizes=(600, 600)):
+        for _ in range(10):
+            wait_until(lambda: lab.classes()["1:1001"].waiting_packets > 5, "packets wait")
+            lab.remove_slice("codeen")
+            wait_until(lambda: lab.ceil_bps("codeen") is None, "its class is gone")
+            (lab.manifests / "codeen.yaml").write_text(text)
+            lab.until_served("codeen")
+    lab.write_slice("codeen", standard={"maxRate": "20M"})
+
+    def accounted() -> int:
+        default = lab.ledger().node_totals[leaf(TrafficClass.STANDARD, DEFAULT_ID)]
+        return account(lab).standard.total_bytes + default.total_bytes - before - others_bytes(lab)
+
+    wait_until(lambda: accounted() == lab.arrived_bytes(codeen), "every byte is accounted for", 20)
+
+
+def others_bytes(lab: FolderLab) -> int:
+    """What the sink has received of others than codeen's pod."""
+    return lab.net.sink.received_bytes(UPLINK) - lab.arrived_bytes(lab.pod("codeen"))
 
 
 def test_an_address_that_passes_to_another_slices_pod_is_charged_to_that_one_from_the_next_packet_on(
