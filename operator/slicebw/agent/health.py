@@ -1,6 +1,8 @@
 """Answers the kubelet's probes, ``/healthz`` (restart me?) and ``/readyz`` (are limits in force?), and serves pages."""
 
+import errno
 import logging
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -24,15 +26,16 @@ class HealthServer:
     """An HTTP server in a daemon thread. It answers while the API server, or the kernel, does not."""
 
     def __init__(
-        self, port: int, probes: Mapping[str, Probe], pages: Mapping[str, Page] | None = None, address: str = ""
+        self, address: str, port: int, probes: Mapping[str, Probe], pages: Mapping[str, Page] | None = None
     ) -> None:
-        """Bind at once; raises UsageError if the port is taken. ``port`` 0 takes a free one."""
+        """Bind at once; raises UsageError if it cannot. ``address`` is an IP address, ``port`` 0 takes a free one."""
         try:
-            self._server = ThreadingHTTPServer((address, port), _handler(probes, pages or {}))
+            self._server = _server_class(address)((address, port), _handler(probes, pages or {}))
         except OSError as error:
-            raise UsageError(
-                f"--liveness-port {port}: cannot listen there ({error.strerror}); free the port or name another"
-            ) from error
+            wrong, better = f"--liveness-port {port}", "free the port or name another"
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                wrong, better = f"--liveness-address {address}", "use an address of this machine, or 0.0.0.0 for all"
+            raise UsageError(f"{wrong}: cannot listen there ({error.strerror}); {better}") from error
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 
@@ -49,6 +52,13 @@ class HealthServer:
         """End; the port is free afterwards."""
         self._server.shutdown()
         self._server.server_close()
+
+
+def _server_class(address: str) -> type[ThreadingHTTPServer]:
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    return Server
 
 
 def _handler(probes: Mapping[str, Probe], pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:

@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
     help="Usage that moved is reported at most this often; caps, new periods and changed limits at once.",
 )
 @options.liveness_port
+@options.liveness_address
 @options.log_level
 def agent(
     node: str,
@@ -61,6 +62,7 @@ def agent(
     manifests: Path | None,
     report_interval: int,
     liveness_port: int | None,
+    liveness_address: str,
 ) -> None:
     """Hold this node's slices to their limits and count what they send.
 
@@ -108,7 +110,7 @@ def agent(
 
         loop = Loop(build, lambda: namespaces.enter(netns) if netns else None)
         probes = {"/healthz": loop.liveness, "/readyz": loop.readiness}
-        serve_health(stack, liveness_port, probes, lambda: _metrics(loop, edges))
+        serve_health(stack, liveness_address, liveness_port, probes, lambda: _metrics(loop, edges))
         run(stack, [*edges.services, ThreadService(loop)])
         log.info("agent started version=%s node=%s netns=%s state_dir=%s", __version__, node, netns or "own", state_dir)
         while not stop.wait(1.0):

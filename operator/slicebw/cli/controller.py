@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
     help="A slice's status is written at most this often, except when a cap, a node or a generation changes.",
 )
 @options.liveness_port
+@options.liveness_address
 @options.log_level
-def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int | None) -> None:
+def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int | None, liveness_address: str) -> None:
     """Roll usages up into the status of SliceBandwidths, and remove usages of nodes that are gone.
 
     Several may run at once: they write the same.
@@ -50,7 +51,7 @@ def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int
         thread = _LoopThread(loop)
         ready = "not all SliceBandwidths and BandwidthUsages have been listed yet"
         probes = {"/healthz": thread.liveness, "/readyz": lambda: None if feed.synced() else ready}
-        serve_health(stack, liveness_port, probes, lambda: _metrics(api, loop))
+        serve_health(stack, liveness_address, liveness_port, probes, lambda: _metrics(api, loop))
         run(stack, [api, feed, ThreadService(thread)])
         log.info("controller started version=%s", __version__)
         stop.wait()

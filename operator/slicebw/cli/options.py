@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -62,6 +63,26 @@ liveness_port = click.option(
     type=click.IntRange(0, 65535),
     envvar="SLICEBW_LIVENESS_PORT",
     help="Serve /healthz, /readyz and /metrics on this port (0: any free one, logged). Default: do not.",
+)
+
+
+def _address(_context: click.Context, _param: click.Parameter, address: str) -> str:
+    try:
+        ip_address(address)
+    except ValueError:
+        raise click.BadParameter(
+            f"{address!r} is no IP address: use one of this machine's, or 0.0.0.0 or :: for all"
+        ) from None
+    return address
+
+
+liveness_address = click.option(
+    "--liveness-address",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="SLICEBW_LIVENESS_ADDRESS",
+    callback=_address,
+    help="The address to serve them on. Metrics name slices and what they used: 0.0.0.0 or :: shows them to everybody.",
 )
 state_dir = click.option(
     "--state-dir",

@@ -64,22 +64,23 @@ def run(stack: ExitStack, services: "list[Service]") -> None:
 
 def serve_health(
     stack: ExitStack,
+    address: str,
     port: int | None,
     probes: dict[str, Callable[[], str | None]],
     metrics: "Callable[[], Iterable[Collector]]",
 ) -> None:
-    """Answer probes and scrapes on a port until the stack unwinds, if there is one.
+    """Answer probes and scrapes on a port of an address until the stack unwinds, if there is a port.
 
-    Raises UsageError: the port is taken.
+    Raises UsageError: the port is taken, or the address is not this machine's.
     """
     if port is None:
         return
     from slicebw.agent.health import HealthServer
     from slicebw.cli.exposition import page
 
-    server = HealthServer(port, probes, {"/metrics": page(*metrics())})
+    server = HealthServer(address, port, probes, {"/metrics": page(*metrics())})
     run(stack, [server])
-    log.info("probes and metrics served port=%d", server.port)
+    log.info("probes and metrics served address=%s port=%d", address, server.port)
 
 
 def stop_signal() -> threading.Event:

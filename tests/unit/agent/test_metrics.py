@@ -47,7 +47,7 @@ class Scraped(World):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.server = HealthServer(0, {}, {"/metrics": page(AgentMetrics(lambda: self.cycle, Outbox()))}, "127.0.0.1")
+        self.server = HealthServer("127.0.0.1", 0, {}, {"/metrics": page(AgentMetrics(lambda: self.cycle, Outbox()))})
         self.server.start()
 
     def scrape(self, accept: str = "") -> str:
@@ -288,7 +288,7 @@ def test_a_page_that_fails_is_an_error_500_and_the_server_goes_on(caplog: pytest
     def broken(accept: str) -> tuple[str, bytes]:
         raise LookupError(accept)
 
-    server = HealthServer(0, {"/healthz": lambda: None}, {"/metrics": broken}, "127.0.0.1")
+    server = HealthServer("127.0.0.1", 0, {"/healthz": lambda: None}, {"/metrics": broken})
     server.start()
     try:
         with pytest.raises(urllib.request.HTTPError, match="500"):
