@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := SLICEBW_REQUIRE_KERNEL=$${CI:+1} $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test test-unit test-kernel test-api lint format lock clean
+.PHONY: help quickstart demo test test-unit test-kernel test-api test-bench bench lint format lock clean
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ quickstart: $(READY) ## 30 seconds, no Kubernetes: a slice is slowed and let go 
 demo: $(READY) ## the whole story on a real control plane: apply limits, send traffic, watch kubectl get
 	@hack/demo
 
-test: test-unit test-kernel test-api ## all tests
+test: test-unit test-kernel test-api test-bench ## all tests
 
 test-unit: $(READY) ## the pure core and the parts that need nothing
 	@$(PYTEST) tests/unit tests/parity
@@ -33,6 +33,13 @@ test-api: $(READY) ## a real API server, and the agent and controller as process
 	@hack/packages test
 	@[ -n "$$KUBEBUILDER_ASSETS" ] || hack/kubernetes build >/dev/null
 	@$(PYTEST) tests/api
+
+test-bench: $(READY) ## every benchmark, only to see that it works (root)
+	@hack/packages bench
+	@$(PYTEST) tests/bench
+
+bench: $(READY) ## slicebw beside the kernel's own cost, tc and the bandwidth CNI plugin (root); BENCH="read pass" for some
+	@hack/bench $(BENCH)
 
 lint: $(READY) ## ruff, mypy --strict, import-linter, shellcheck
 	@hack/lint

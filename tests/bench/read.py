@@ -1,0 +1,100 @@
+"""All classes of the uplink: handle, parent, rate, ceiling, quantum and 64-bit byte counter."""
+
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+
+from pyroute2 import IPRoute
+
+from slicebw.kernel.codec import ROOT_HANDLE, RTM_GETTCLASS, TCMSG
+from slicebw.kernel.dump import ClassDecoder, read_classes
+from slicebw.kernel.netlink import HEADER, NLM_F_DUMP, NLM_F_REQUEST, NetlinkSocket
+from tests.bench.frame import Row, Samples, at_least_times, at_most_times, count, in_turn, less, single, times, wall_ms
+from tests.bench.nodes import node_with_tree
+from tests.support.topology import UPLINK
+
+SLICES = (10, 100, 1_000, 4_094)
+FLOOR = "recv alone"
+TC = "tc -s class show"
+PYROUTE2 = "pyroute2"
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """For each size: the floor, slicebw over it, and slicebw against the others."""
+    per_slice: list[float] = []
+    for slices in SLICES[:2] if quick else SLICES:
+        case = count(slices)
+        with node_with_tree(slices):
+            found = measure(rounds=2 if quick else max(15, 30_000 // slices // 10), generic_rounds=1 if quick else 3)
+        mine = found["slicebw"]
+        most = slices == SLICES[-1]
+        yield times(case, "slicebw", mine, "ms", (FLOOR, found[FLOOR]), at_most_times(1.5) if most else None)
+        yield less(case, "slicebw", mine, "ms", (TC, found[TC]), at_least_times(3) if most else None)
+        yield less(case, "slicebw", found["slicebw again"], "ms", (PYROUTE2, found[PYROUTE2]))
+        per_slice.append(mine.median / slices)
+    case = f"{SLICES[len(per_slice) - 1]:,} against {SLICES[len(per_slice) - 2]:,}"
+    growth = per_slice[-1] / per_slice[-2]
+    yield single(case, "slicebw, time for one slice", growth, "times")
+
+
+def measure(rounds: int, generic_rounds: int) -> dict[str, Samples]:
+    """Read by all ways, in turn. pyroute2's is so slow that it gets few rounds, with slicebw beside it again."""
+    ifindex = socket.if_nametoindex(UPLINK)
+    netlink, decoder = NetlinkSocket(), ClassDecoder()
+    receive = floor(ifindex)
+
+    def slicebw() -> float:
+        return wall_ms(lambda: read_classes(netlink, ifindex, decoder))
+
+    with IPRoute() as route:
+        found = in_turn(rounds, {FLOOR: lambda: wall_ms(receive), "slicebw": slicebw, TC: lambda: wall_ms(tc)})
+        found |= in_turn(
+            generic_rounds, {"slicebw again": slicebw, PYROUTE2: lambda: wall_ms(lambda: pyroute2(route, ifindex))}
+        )
+    netlink.close()
+    return found
+
+
+def floor(ifindex: int) -> Callable[[], None]:
+    """Receives the same dump, and looks at nothing of it: what no reader can be faster than."""
+    request = TCMSG.pack(0, ifindex, 0, ROOT_HANDLE, 0)
+    datagrams = 0
+
+    def look(datagram: memoryview) -> int:
+        nonlocal datagrams
+        datagrams += 1
+        position = 0
+        while position < len(datagram) and HEADER.unpack_from(datagram, position)[1] >= 0x10:
+            position += HEADER.unpack_from(datagram, position)[0]
+        return position
+
+    counting = NetlinkSocket()
+    counting.dump_into(RTM_GETTCLASS, request, "listing", look)
+    counting.close()
+    plain = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    plain.bind((0, 0))
+    buffer = bytearray(1 << 16)
+    message = HEADER.pack(HEADER.size + len(request), RTM_GETTCLASS, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + request
+
+    def receive() -> None:
+        plain.send(message)
+        for _ in range(datagrams):
+            plain.recv_into(buffer)
+
+    return receive
+
+
+def tc() -> None:
+    """As a shell script gets it: text in a pipe, read and thrown away."""
+    subprocess.run(["tc", "-s", "class", "show", "dev", UPLINK], stdout=subprocess.PIPE, check=True)
+
+
+def pyroute2(route: IPRoute, ifindex: int) -> int:
+    """By pyroute2's decoder for any netlink message, and only what is wanted out of it."""
+    found = {}
+    for message in route.get_classes(index=ifindex):
+        parameters = message.get_nested("TCA_OPTIONS", "TCA_HTB_PARMS")
+        basic = message.get_nested("TCA_STATS2", "TCA_STATS_BASIC")
+        figures = (parameters["rate"], parameters["ceil"], parameters["quantum"], basic["bytes"])
+        found[message["handle"]] = (message["parent"], *figures)
+    return len(found)
