@@ -17,6 +17,7 @@ SLICES = (10, 100, 1_000, 4_094)
 FLOOR = "recv alone"
 TC = "tc -s class show"
 PYROUTE2 = "pyroute2"
+NLMSG_DONE = 3
 
 
 def rows(quick: bool) -> Iterator[Row]:
@@ -58,28 +59,34 @@ def measure(rounds: int, generic_rounds: int) -> dict[str, Samples]:
 def floor(ifindex: int) -> Callable[[], None]:
     """Receives the same dump, and looks at nothing of it: what no reader can be faster than."""
     request = TCMSG.pack(0, ifindex, 0, ROOT_HANDLE, 0)
-    datagrams = 0
-
-    def look(datagram: memoryview) -> int:
-        nonlocal datagrams
-        datagrams += 1
-        position = 0
-        while position < len(datagram) and HEADER.unpack_from(datagram, position)[1] >= 0x10:
-            position += HEADER.unpack_from(datagram, position)[0]
-        return position
-
-    counting = NetlinkSocket()
-    counting.dump_into(RTM_GETTCLASS, request, "listing", look)
-    counting.close()
     plain = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     plain.bind((0, 0))
-    buffer = bytearray(1 << 16)
+    buffer = memoryview(bytearray(1 << 16))
     message = HEADER.pack(HEADER.size + len(request), RTM_GETTCLASS, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + request
 
+    def ends(datagram: memoryview) -> bool:
+        position = 0
+        while position < len(datagram):
+            length, kind, *_ = HEADER.unpack_from(datagram, position)
+            if kind == NLMSG_DONE:
+                return True
+            position += length
+        return False
+
+    plain.send(message)
+    whole = 0
+    while True:
+        received = plain.recv_into(buffer)
+        whole += received
+        if ends(buffer[:received]):
+            break
+
     def receive() -> None:
+        # The number of bytes tells the end: the kernel makes larger datagrams once it has seen the buffer.
         plain.send(message)
-        for _ in range(datagrams):
-            plain.recv_into(buffer)
+        left = whole
+        while left > 0:
+            left -= plain.recv_into(buffer)
 
     return receive
 
