@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := SLICEBW_REQUIRE_KERNEL=$${CI:+1} $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test test-unit test-kernel test-api test-bench bench lint format lock clean
+.PHONY: help quickstart demo test test-unit test-kernel test-api test-bench bench lint format image lock clean
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,10 @@ format: $(READY) ## let ruff write the files as lint wants them
 	@$(BIN)/ruff check --fix-only --quiet operator tests hack
 	@$(BIN)/ruff format operator tests hack
 
-lock: ## choose the newest versions that pyproject.toml allows, and write requirements.lock
+image: $(READY) ## the container image, into build/slicebw-image.tar (root; once a minute or two, then seconds)
+	@hack/image
+
+lock: ## choose the newest versions that pyproject.toml allows, and write requirements*.lock
 	@hack/lock
 
 clean: ## remove what was made in this folder (the cache outside it stays)

@@ -134,17 +134,8 @@ missing_packages() {
 private_apt() {
   local dir=$1 type=$2
   shift 2
-  mkdir -p -- "$dir/sources" "$dir/lists/partial" "$dir/cache/archives/partial"
-  local file
-  for file in /etc/apt/sources.list.d/*.sources; do
-    # The empty line ends the file's last stanza.
-    if [[ -r $file ]]; then cat -- "$file" && echo; fi
-  done | deb822_sources "$type" >"$dir/sources/debian.sources"
-  for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
-    if [[ -r $file ]]; then cat -- "$file" && echo; fi
-  done | oneline_sources "$type" >"$dir/sources/debian.list"
-  [[ -s $dir/sources/debian.sources || -s $dir/sources/debian.list ]] ||
-    die "apt is not configured with a mirror of Debian $DEBIAN_CODENAME (looked in /etc/apt/sources.list*)"
+  mkdir -p -- "$dir/lists/partial" "$dir/cache/archives/partial"
+  debian_sources "$type" "$dir/sources"
   # Sandbox::User: apt's own user usually cannot enter somebody's cache folder, and apt says so
   # at length before it goes on without it.
   apt-get -q -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$dir/sources" \
@@ -152,7 +143,24 @@ private_apt() {
     -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
-# Filters of private_apt: sources on stdin, those of our release's main component on stdout, each with
+# debian_sources TYPE DIRECTORY
+# Writes into DIRECTORY, as apt reads them, the sources of our Debian release that this machine is configured with, as
+# TYPE (deb or deb-src).
+debian_sources() {
+  local type=$1 dir=$2 file
+  mkdir -p -- "$dir"
+  for file in /etc/apt/sources.list.d/*.sources; do
+    # The empty line ends the file's last stanza.
+    if [[ -r $file ]]; then cat -- "$file" && echo; fi
+  done | deb822_sources "$type" >"$dir/debian.sources"
+  for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+    if [[ -r $file ]]; then cat -- "$file" && echo; fi
+  done | oneline_sources "$type" >"$dir/debian.list"
+  [[ -s $dir/debian.sources || -s $dir/debian.list ]] ||
+    die "apt is not configured with a mirror of Debian $DEBIAN_CODENAME (looked in /etc/apt/sources.list*)"
+}
+
+# Filters of debian_sources: sources on stdin, those of our release's main component on stdout, each with
 # its options (keyring, trust) as configured.
 deb822_sources() {
   awk -v type="$1" -v release="$DEBIAN_CODENAME" '
