@@ -143,6 +143,7 @@ private_apt() {
     -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
+<<<<<<< HEAD
 # debian_sources TYPE DIRECTORY
 # Writes into DIRECTORY, as apt reads them, the sources of our Debian release that this machine is configured with, as
 # TYPE (deb or deb-src).
@@ -161,6 +162,44 @@ debian_sources() {
 }
 
 # Filters of debian_sources: sources on stdin, those of our release's main component on stdout, each with
+=======
+# unpack_packages NAME PACKAGE...
+# Prints the folder, in the cache, in which these Debian packages are unpacked, after it has made sure
+# that they are. They are not installed: what they would start as services of this machine, they do not.
+unpack_packages() {
+  local name=$1 root=$SLICEBW_CACHE/$1-$DEBIAN_CODENAME package
+  shift
+  if [[ ! -d $root ]]; then
+    require_bookworm "$name"
+    need_packages ca-certificates
+    take_lock "$SLICEBW_CACHE/$name.lock" "the download of $name"
+    if [[ ! -d $root ]]; then
+      step "fetching the packages $*"
+      rm -rf -- "$root.new" && mkdir -p -- "$root.new/apt" "$root.new/root"
+      {
+        private_apt "$root.new/apt" deb update &&
+          (cd "$root.new" && private_apt "$root.new/apt" deb download "$@") &&
+          for package in "$root.new"/*.deb; do dpkg-deb -x "$package" "$root.new/root"; done
+      } >"$root.log" 2>&1 || {
+        tail -n 20 -- "$root.log" >&2
+        die "fetching $* failed"
+      }
+      mv -- "$root.new/root" "$root"
+      rm -rf -- "$root.new"
+    fi
+  fi
+  echo "$root"
+}
+
+# replace_link TARGET LINK
+# In one step, so that whoever else uses the link never finds it missing.
+replace_link() {
+  [[ $(readlink -- "$2" || true) != "$1" ]] || return 0
+  ln -sfn -- "$1" "$2.$BASHPID" && mv -fT -- "$2.$BASHPID" "$2"
+}
+
+# Filters of private_apt: sources on stdin, those of our release's main component on stdout, each with
+>>>>>>> 89aaca4 (hack/cluster: a real cluster on one machine, every node with a network, kubelet and containerd of its own)
 # its options (keyring, trust) as configured.
 deb822_sources() {
   awk -v type="$1" -v release="$DEBIAN_CODENAME" '
