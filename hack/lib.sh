@@ -143,7 +143,6 @@ private_apt() {
     -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
-<<<<<<< HEAD
 # debian_sources TYPE DIRECTORY
 # Writes into DIRECTORY, as apt reads them, the sources of our Debian release that this machine is configured with, as
 # TYPE (deb or deb-src).
@@ -161,8 +160,6 @@ debian_sources() {
     die "apt is not configured with a mirror of Debian $DEBIAN_CODENAME (looked in /etc/apt/sources.list*)"
 }
 
-# Filters of debian_sources: sources on stdin, those of our release's main component on stdout, each with
-=======
 # unpack_packages NAME PACKAGE...
 # Prints the folder, in the cache, in which these Debian packages are unpacked, after it has made sure
 # that they are. They are not installed: what they would start as services of this machine, they do not.
@@ -198,8 +195,7 @@ replace_link() {
   ln -sfn -- "$1" "$2.$BASHPID" && mv -fT -- "$2.$BASHPID" "$2"
 }
 
-# Filters of private_apt: sources on stdin, those of our release's main component on stdout, each with
->>>>>>> 89aaca4 (hack/cluster: a real cluster on one machine, every node with a network, kubelet and containerd of its own)
+# Filters of debian_sources: sources on stdin, those of our release's main component on stdout, each with
 # its options (keyring, trust) as configured.
 deb822_sources() {
   awk -v type="$1" -v release="$DEBIAN_CODENAME" '
