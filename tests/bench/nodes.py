@@ -1,12 +1,22 @@
 """Nodes to measure on: a namespace with an uplink, and as many slices as wanted."""
 
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from slicebw.core.model import DEFAULT_LIMITS, Pod, Selector, SliceKey, SliceSpec, Snapshot
+from slicebw.agent.checkpoint import FileStore
+from slicebw.agent.clock import SystemClock
+from slicebw.agent.cycle import Cycle
+from slicebw.agent.gate import NS, Gate
+from slicebw.core.model import DEFAULT_LIMITS, NodeSpec, Pod, Selector, SliceKey, SliceSpec, Snapshot, TrafficClass
+from slicebw.core.reports import EventNote, NodeReport, UsageReport
+from slicebw.core.tree import HANDLE_MAJOR, leaf
 from slicebw.kernel.htb import HtbShaper
-from tests.support.topology import UPLINK, Topology
+from slicebw.kernel.nft import NftClassifier
+from tests.support.topology import SINK, UPLINK, Topology
 from tests.support.trees import LINE_RATE_BPS, creation, tree
 
 
@@ -30,8 +40,12 @@ def address_of(number: int) -> str:
 
 
 def wishes(slices: int, **limits: int) -> Snapshot:
-    """So many slices of one pod each. ``limits`` are fields of their standard class that are not the default's."""
-    standard = replace(DEFAULT_LIMITS.standard, **limits)
+    """So many slices of one pod each. ``limits`` are fields of both their classes that are not the defaults'."""
+    both = replace(
+        DEFAULT_LIMITS,
+        standard=replace(DEFAULT_LIMITS.standard, **limits),
+        exempt=replace(DEFAULT_LIMITS.exempt, **limits),
+    )
     return Snapshot(
         slices=tuple(
             SliceSpec(
@@ -40,22 +54,133 @@ def wishes(slices: int, **limits: int) -> Snapshot:
                 generation=1,
                 created_s=number,
                 selector=Selector(),
-                limits=replace(DEFAULT_LIMITS, standard=standard),
+                limits=both,
             )
             for number in range(1, slices + 1)
         ),
-        pods=tuple(
-            Pod(
-                namespace=f"slice-{number}",
-                name="pod",
-                uid=f"00000000-0000-0000-0001-{number:012x}",
-                labels={"app": "experiment"},
-                addresses=(address_of(number),),
-                host_network=False,
-                finished=False,
-                created_s=number,
-            )
-            for number in range(1, slices + 1)
-        ),
+        pods=tuple(pod(number) for number in range(1, slices + 1)),
+        node=NodeSpec(device=UPLINK, line_rate_bps=LINE_RATE_BPS),
         synced=True,
     )
+
+
+def pod(number: int, of_slice: int | None = None) -> Pod:
+    """The number-th pod; it is of the slice of the same number unless that is said."""
+    return Pod(
+        namespace=f"slice-{of_slice or number}",
+        name=f"pod-{number}",
+        uid=f"00000000-0000-0000-0001-{number:012x}",
+        labels={"app": "experiment"},
+        addresses=(address_of(number),),
+        host_network=False,
+        finished=False,
+        created_s=number,
+    )
+
+
+class Wishes:
+    """The Feed port over a snapshot that the benchmark replaces."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.now = snapshot
+
+    def snapshot(self) -> Snapshot:
+        """What is wanted now."""
+        return self.now
+
+    def limit(self, part: float, max_rate_bps: int) -> None:
+        """Give this part of all slices another ceiling, in both classes."""
+        slices = list(self.now.slices)
+        for index in range(round(len(slices) * part)):
+            spec = slices[index]
+            assert spec.limits is not None
+            standard = replace(spec.limits.standard, max_rate_bps=max_rate_bps)
+            exempt = replace(spec.limits.exempt, max_rate_bps=max_rate_bps)
+            limits = replace(spec.limits, standard=standard, exempt=exempt)
+            slices[index] = replace(spec, limits=limits, generation=spec.generation + 1)
+        self.now = replace(self.now, slices=tuple(slices))
+
+
+class _Nobody:
+    """A Reporter port behind which nobody reads: writing reports is measured elsewhere."""
+
+    def report(
+        self,
+        usages: Sequence[UsageReport],
+        over: Sequence[SliceKey],
+        events: Sequence[EventNote],
+        node: NodeReport | None,
+    ) -> None:
+        """Take note of nothing."""
+
+    def reported(self) -> Sequence[UsageReport] | None:
+        """Nothing was reported before."""
+        return ()
+
+    def delivered(self) -> frozenset[str]:
+        """Nothing is."""
+        return frozenset()
+
+
+class Agent:
+    """An agent's whole cycle on the real kernel and the real disk, run pass by pass, in this thread."""
+
+    def __init__(self, snapshot: Snapshot, folder: Path) -> None:
+        """The ledger is kept in ``folder``; what is there is taken up."""
+        self.wishes = Wishes(snapshot)
+        self.shaper = HtbShaper()
+        self.classifier = NftClassifier()
+        self.cycle = Cycle(
+            shaper=self.shaper,
+            classifier=self.classifier,
+            feed=self.wishes,
+            store=FileStore(folder),
+            reporter=_Nobody(),
+            clock=SystemClock(),
+            gate=Gate(60 * NS),
+        )
+        self.cycle.start()
+
+    def settle(self) -> None:
+        """Pass until nothing is left to do."""
+        for _ in range(10):
+            done = self.cycle.counts.applied.total
+            self.cycle.run_once()
+            if self.cycle.counts.applied.total == done:
+                return
+        raise RuntimeError("ten passes, and there is still something to do")
+
+    def close(self) -> None:
+        """Free the sockets. The kernel stays as it is."""
+        self.cycle.close()
+        self.classifier.close()
+
+
+@contextmanager
+def agent_on_a_node(snapshot: Snapshot) -> Iterator[Agent]:
+    """Stand in a new node with an agent that has brought it to what is wanted."""
+    with Topology(pods=0) as lab, lab.node.inside(), TemporaryDirectory() as folder:
+        agent = Agent(snapshot, Path(folder))
+        try:
+            agent.settle()
+            yield agent
+        finally:
+            agent.close()
+
+
+class Traffic:
+    """Lets slices of this node send: one datagram each, put into the class by its priority as a tunnel's are."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def send(self, slices: int) -> None:
+        """One datagram from each of the first so many slices, in its standard class."""
+        for class_id in range(1, slices + 1):
+            priority = HANDLE_MAJOR << 16 | leaf(TrafficClass.STANDARD, class_id)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
+            self._socket.sendto(bytes(100), (SINK, 9))
+
+    def close(self) -> None:
+        """Free the socket."""
+        self._socket.close()

@@ -1,0 +1,145 @@
+"""Whole passes: read the kernel, count, decide, plan, save, apply, look again; beside a loop as bwmon had it."""
+
+import itertools
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from slicebw.core.changes import ChangeClass, TreeChange
+from slicebw.core.model import TrafficClass
+from slicebw.core.tree import ClassSpec, classid, leaf
+from tests.bench.bwmon import Bwmon
+from tests.bench.frame import (
+    Row,
+    Samples,
+    at_least_times,
+    at_most,
+    at_most_times,
+    count,
+    figure,
+    in_turn,
+    in_turn_together,
+    less,
+    say,
+    times,
+    wall_and_cpu_ms,
+    wall_ms,
+)
+from tests.bench.nodes import Agent, Traffic, agent_on_a_node, node_with_tree, wishes
+from tests.bench.read import FLOOR, floor
+from tests.support.topology import UPLINK
+from tests.support.trees import LINE_RATE_BPS, tree
+
+SLICES = (100, 1_000, 4_094)
+PARTS = (0.01, 0.1, 1.0)
+"""Of all ceilings, changed before a pass; of all slices, that have sent since the last one."""
+PASS_EVERY_MS = 10_000
+BWMON = "a bwmon-style loop"
+TC_BATCH = "tc -batch"
+M = 1_000_000
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Steady passes, passes with changes, each against bwmon's way; and changes alone against ``tc -batch``."""
+    for slices in (100,) if quick else SLICES:
+        say(f"making a node with {count(slices)}")
+        with agent_on_a_node(wishes(slices)) as agent, tempfile.TemporaryDirectory() as folder:
+            bwmon = Bwmon(UPLINK, Path(folder) / "bwmon")
+            yield from steady(agent, bwmon, slices, rounds=2 if quick else 20)
+            yield from changed(agent, bwmon, slices, rounds=1 if quick else 3)
+        yield from changes_alone(slices, rounds=1 if quick else 5)
+
+
+def steady(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row]:
+    """Nothing to change: when nothing was sent, and when some or all of the slices have sent."""
+    case = count(slices)
+    most = slices == SLICES[-1]
+    receive = floor(socket.if_nametoindex(UPLINK))
+    wanted: dict[str, int] = {}
+
+    def slicebw() -> tuple[float, float]:
+        return wall_and_cpu_ms(agent.cycle.run_once)
+
+    with closing(Traffic()) as traffic:
+        for part in (0.0, *PARTS):
+            senders = round(slices * part)
+
+            def floor_after_traffic(senders: int = senders) -> tuple[float, float]:
+                traffic.send(senders)
+                return wall_and_cpu_ms(receive)
+
+            subjects: dict[str, Callable[[], tuple[float, float]]] = {FLOOR: floor_after_traffic, "slicebw": slicebw}
+            if part in (0.0, 1.0):
+                subjects[BWMON] = lambda: wall_and_cpu_ms(lambda: bwmon.run_once(wanted))
+            found = in_turn_together(rounds, subjects)
+            wall, cpu = found["slicebw"]
+            what = f"steady, {part:.0%} of slices sent" if part else "steady, nothing sent"
+            within_5 = at_most_times(5) if most and part in (0.0, 0.1) else None
+            yield times(case, f"{what}: wall", wall, "ms", (FLOOR, found[FLOOR][0]), within_5)
+            under_5_ms = at_most(5) if slices == SLICES[0] else None
+            if BWMON in found:
+                yield figure(case, f"{what}: wall, one pass", wall, "ms", under_5_ms)
+                per_core = Samples(tuple(value * 100 / PASS_EVERY_MS for value in cpu.values))
+                yield figure(case, f"{what}: CPU", per_core, "% of core", at_most(2))
+                target = at_least_times(5) if part == 0.0 else None
+                yield less(case, f"{what}: CPU, one pass", cpu, "ms", (f"{BWMON}'s", found[BWMON][1]), target)
+
+
+def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row]:
+    """A part of all slices gets other limits: the pass that carries them out."""
+    case = count(slices)
+    rates = itertools.cycle((100 * M, 200 * M))
+    for part in PARTS:
+        say(f"changing {part:.0%} of the ceilings of {case}, also with {BWMON}")
+        changing = round(slices * part)
+
+        def slicebw(part: float = part) -> tuple[float, float]:
+            agent.wishes.limit(part, next(rates))
+            return wall_and_cpu_ms(agent.cycle.run_once)
+
+        def reference(changing: int = changing) -> tuple[float, float]:
+            rate = next(rates)
+            minors = [leaf(traffic_class, 1 + number) for number in range(changing) for traffic_class in TrafficClass]
+            wanted = {classid(minor): rate for minor in minors}
+            measured = wall_and_cpu_ms(lambda: bwmon.run_once(wanted))
+            agent.wishes.limit(changing / slices, rate)
+            agent.settle()  # it finds everything as it is wanted
+            return measured
+
+        # The reference starts up to 8,188 processes: one round of it is enough, and it needs no warming up.
+        its = in_turn_together(0, {BWMON: reference})[BWMON]
+        mine = in_turn_together(rounds, {"slicebw": slicebw})["slicebw"]
+        what = f"{part:.0%} of ceilings changed"
+        yield figure(case, f"{what}: wall", mine[0], "ms")
+        target = at_least_times(20) if part == 1.0 else None
+        its_cpu = Samples(its[1].values * len(mine[1].values))
+        yield less(case, f"{what}: CPU", mine[1], "ms", (f"{BWMON}'s", its_cpu), target)
+
+
+def changes_alone(slices: int, rounds: int) -> Iterator[Row]:
+    """Only the changes, as they are handed to the kernel edge, against the same as text for ``tc -batch``."""
+    with node_with_tree(slices) as shaper:
+        leaves = [spec for spec in tree(range(1, slices + 1)).values() if spec.minor & 0xFFF in range(1, slices + 1)]
+        leaves = [spec for spec in leaves if spec.leaf_major]
+        rates = itertools.cycle((100 * M, 200 * M))
+
+        def specs() -> list[ClassSpec]:
+            rate = next(rates)
+            return [replace(spec, ceil_bps=rate) for spec in leaves]
+
+        def slicebw() -> float:
+            changes: list[TreeChange] = [ChangeClass(spec) for spec in specs()]
+            return wall_ms(lambda: shaper.apply(UPLINK, changes, LINE_RATE_BPS))
+
+        def tc_batch() -> float:
+            text = "".join(f"class change dev {UPLINK} {spec}\n" for spec in specs())
+            return wall_ms(lambda: subprocess.run(["tc", "-batch", "-"], input=text, text=True, check=True))
+
+        found = in_turn(rounds, {"slicebw": slicebw, TC_BATCH: tc_batch})
+    target = at_least_times(3) if slices == SLICES[-1] else None
+    what = f"{len(leaves):,} ceilings, the changes alone"
+    yield less(count(slices), what, found["slicebw"], "ms", (TC_BATCH, found[TC_BATCH]), target)
