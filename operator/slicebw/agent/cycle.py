@@ -96,7 +96,7 @@ class Cycle:
         tree = self._shaper.read(device)
         self._leave_old_device(tree, snapshot.node)
         table = self._read_table()
-        result = run_pass(PassInput(snapshot, tree, table, self._ledger, self._clock()))
+        result = run_pass(PassInput(snapshot, tree, table, self._ledger, self._clock()), self.last)
         for line in news(self._ledger, result.ledger):
             log.info("%s", line)
         saved = self._save(result.ledger)

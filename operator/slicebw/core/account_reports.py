@@ -7,27 +7,14 @@ from slicebw.core.membership import Membership
 from slicebw.core.model import DEFAULT_LIMITS, Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
 from slicebw.core.reports import ClassUsage, NodeReport, PodProblem, UsageReport
 from slicebw.core.settings import NodeSettings
-from slicebw.core.tree import DEFAULT_ID, ROOT_ID, ClassSpec, ObservedTree, RootQdisc, class_id_of
+from slicebw.core.tree import DEFAULT_ID, ROOT_ID, ObservedTree, RootQdisc, class_id_of
 from slicebw.core.verdict import ClassVerdict, SliceVerdict
-from slicebw.core.wanted import overcommitment
 
 
-def usage_reports(
-    snapshot: Snapshot,
-    membership: Membership,
-    accounts: Mapping[SliceKey, SliceAccount],
-    verdicts: Mapping[SliceKey, SliceVerdict],
-) -> tuple[UsageReport, ...]:
-    """One report for every account, live or kept until its period ends, and for every slice denied a pod here."""
-    specs = {spec.key: spec for spec in snapshot.slices}
-    known = [_usage(account, specs.get(key), membership, verdicts.get(key)) for key, account in accounts.items()]
-    denied = [_denied(specs[key], problems) for key, problems in membership.problems.items() if key not in accounts]
-    return (*known, *denied)
-
-
-def _usage(
-    account: SliceAccount, spec: SliceSpec | None, membership: Membership, verdict: SliceVerdict | None
+def usage_report(
+    account: SliceAccount, spec: SliceSpec | None, problems: tuple[PodProblem, ...], verdict: SliceVerdict | None
 ) -> UsageReport:
+    """What is reported of one account, live or kept until its period ends."""
     return UsageReport(
         key=account.key,
         class_id=account.class_id if account.live else 0,
@@ -36,9 +23,16 @@ def _usage(
         period_end_s=account.period_end_s,
         standard=_class_usage(account, TrafficClass.STANDARD, verdict.standard if verdict else None),
         exempt=_class_usage(account, TrafficClass.EXEMPT, verdict.exempt if verdict else None),
-        problems=membership.problems.get(account.key, ()),
+        problems=problems,
         errors=spec.errors if spec is not None else (),
     )
+
+
+def denied_reports(
+    specs: Mapping[SliceKey, SliceSpec], membership: Membership, accounts: Mapping[SliceKey, SliceAccount]
+) -> tuple[UsageReport, ...]:
+    """One report for every slice without an account that is denied a pod here."""
+    return tuple(_denied(specs[key], problems) for key, problems in membership.problems.items() if key not in accounts)
 
 
 def _denied(spec: SliceSpec, problems: tuple[PodProblem, ...]) -> UsageReport:
@@ -79,9 +73,11 @@ def node_report(
     snapshot: Snapshot,
     observed: ObservedTree,
     settings: NodeSettings,
-    tree: Mapping[int, ClassSpec],
     ledger: Ledger,
-    verdicts: Mapping[SliceKey, SliceVerdict],
+    *,
+    slices: int,
+    capped_slices: int,
+    overcommitted: str | None,
 ) -> NodeReport:
     """The status of this node's NodeBandwidth."""
     foreign = observed.root_kind if observed.root is RootQdisc.FOREIGN else None
@@ -95,12 +91,12 @@ def node_report(
         mode=settings.mode,
         cap_bps=settings.cap_bps,
         line_rate_bps=settings.line_rate_bps,
-        slices=len(verdicts),
-        capped_slices=sum(any(one.capped for one in verdict.both) for verdict in verdicts.values()),
+        slices=slices,
+        capped_slices=capped_slices,
         root_bytes=_total(ledger, ROOT_ID),
         default_bytes=_total(ledger, DEFAULT_ID),
         foreign_qdisc=foreign,
-        overcommitted=overcommitment(settings, tree),
+        overcommitted=overcommitted,
         ready=foreign is None and not snapshot.node.errors,
         message=message,
         generation=snapshot.node.generation,

@@ -1,6 +1,6 @@
 """A whole ledger brought up to date: clock steps, one reading of every counter, and the ends of periods."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from slicebw.core.clock import NS, step_s
@@ -37,23 +37,29 @@ def shifted(ledger: Ledger, now: Instant) -> Ledger:
     return replace(ledger, slices=slices, read_at=read_at)
 
 
-def counted_in(ledger: Ledger, device: str, classes: Mapping[int, ObservedClass]) -> Ledger:
-    """The ledger with one dump folded in. Counters of another device than last time start from what they show."""
+def counted_in(
+    ledger: Ledger, device: str, classes: Mapping[int, ObservedClass], only: Iterable[SliceKey] | None = None
+) -> Ledger:
+    """The ledger with one dump folded in. Counters of another device than last time start from what they show.
+
+    ``only``: the slices whose classes may show something new, where that is known.
+    """
     if ledger.device not in ("", device):
         ledger = _rebased(ledger, classes)
-    slices = {}
-    for key, account in ledger.slices.items():
+    counted: dict[SliceKey, SliceAccount] = {}
+    for key in ledger.slices if only is None else only:
+        account = ledger.slices[key]
         if not account.class_id:
-            slices[key] = account
             continue
         standard = count(account.standard, classes.get(leaf(TrafficClass.STANDARD, account.class_id)))
         exempt = count(account.exempt, classes.get(leaf(TrafficClass.EXEMPT, account.class_id)))
-        unmoved = standard is account.standard and exempt is account.exempt
-        slices[key] = account if unmoved else replace(account, standard=standard, exempt=exempt)
+        if standard is not account.standard or exempt is not account.exempt:
+            counted[key] = replace(account, standard=standard, exempt=exempt)
     node_totals = {
         minor: count(ledger.node_totals.get(minor, ClassAccount()), classes.get(minor))
         for minor in sorted(leaf_minors((ROOT_ID, DEFAULT_ID)))
     }
+    slices = {**ledger.slices, **counted} if counted else ledger.slices
     return replace(ledger, slices=slices, node_totals=node_totals, device=device)
 
 

@@ -1,24 +1,24 @@
 """One pass, whole: (what is wanted, what is observed, the ledger, now) -> (the next ledger, changes, reports)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from slicebw.core.account_reports import node_report, usage_reports
+from slicebw.core.account_reports import denied_reports, node_report
 from slicebw.core.admission import admit, depart
 from slicebw.core.books import counted_in, roll_all, shifted
 from slicebw.core.changes import Classification, TableChange, TreeChange
+from slicebw.core.decisions import Basis, Outcome, decide, moved_minors, moved_slices
 from slicebw.core.ledger import Instant, Ledger, SliceAccount
 from slicebw.core.membership import Membership, resolve
-from slicebw.core.model import Mode, SliceKey, Snapshot, TrafficClass
+from slicebw.core.model import Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
 from slicebw.core.notes import mode_note, node_note
-from slicebw.core.pacing import SHORTEST_NS, Runner, next_pass_ns
-from slicebw.core.plan import plan_table, plan_tree
+from slicebw.core.pacing import SHORTEST_NS, next_pass_ns
+from slicebw.core.plan import minor_of, plan_table, plan_tree
 from slicebw.core.reports import EventNote, NodeReport, Reason, UsageReport
 from slicebw.core.settings import NodeSettings, settle
 from slicebw.core.tree import ClassSpec, ObservedClass, ObservedTree, RootQdisc, leaf
-from slicebw.core.verdict import SliceVerdict, judge_slice
-from slicebw.core.wanted import frame, leaf_class, leaf_minors
+from slicebw.core.wanted import leaf_minors, overcommitment
 
 OUTBOX_LIMIT: Final = 1000
 """Events kept while the API is away; beyond it the oldest are dropped."""
@@ -50,50 +50,177 @@ class PassResult:
     """Every class that is wanted, by minor; None: no tree at all."""
     table: Classification | None
     """What is wanted in the nftables table; None: no table at all."""
+    basis: Basis = field(repr=False, compare=False)
+    """For the next pass."""
 
 
-def run_pass(given: PassInput) -> PassResult:
-    """Fold counters, admit and dismiss slices, end periods, set caps, and plan the changes that all this asks for."""
-    settings = settle(given.snapshot.node, given.tree.line_rate_bps)
+@dataclass(frozen=True, slots=True)
+class _Books:
+    """The first half of a pass: who is on the node, and every counter folded in."""
+
+    ledger: Ledger
+    accounts: Mapping[SliceKey, SliceAccount]
+    specs: Mapping[SliceKey, SliceSpec]
+    touched: Iterable[SliceKey]
+    """The slices to decide on."""
+    moved: set[int] | None
+    """Classes that may show something else than at the last pass; None: any of them."""
+    owed: tuple[EventNote, ...]
+
+
+def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
+    """Fold counters, admit and dismiss slices, end periods, set caps, and plan the changes that all this asks for.
+
+    ``last`` is the outcome of an earlier pass. With it or without it the result is the same; with it, work is done
+    only on what differs from what that pass has seen. Whether it differs is told by whether it is the same object, so
+    whoever makes a value anew makes work, and nobody may change a value.
+    """
+    settings, membership = _settled(given, last), _members(given.snapshot, last)
     classes = given.tree.classes if given.tree.root is RootQdisc.OURS else {}
     before = shifted(given.ledger, given.now)
-    counted = counted_in(before, given.tree.device, classes)
-    membership = resolve(given.snapshot.slices, given.snapshot.pods)
-    admission = admit(counted, given.snapshot.slices, membership, (classes, given.table.slices), given.now)
-    accounts = admission.accounts
-    if given.snapshot.synced:
-        accounts = depart(accounts, membership.present)
-    owed = [*_node_notes(given.ledger, given.tree, settings, given.now), *admission.owed]
-    rolled, ended = roll_all(before, accounts, classes, settings, given.now)
-    owed += ended
-    verdicts = {key: judge_slice(account, settings, given.now) for key, account in rolled.items() if account.live}
-    accounts = {key: verdicts[key].marked(account) if account.live else account for key, account in rolled.items()}
-    owed += [note for verdict in verdicts.values() for one in verdict.both for note in one.owed]
+    basis = last.basis if last and _goes_on(given, last, before, settings, membership) else None
+    books = _moved_books(given, basis) if basis else _whole_books(given, before, classes, settings, membership)
+    outcome = decide(
+        *(books.accounts, books.touched, books.specs, membership, settings, given.now),
+        before=basis.decisions if basis else None,
+    )
+    owed = (*_node_notes(given.ledger, given.tree, settings, given.now), *books.owed, *outcome.owed)
     active = settings.mode is not Mode.DISABLED and given.tree.root is not RootQdisc.FOREIGN
     ledger = replace(
-        counted,
+        books.ledger,
         had_tree=active,
-        slices=accounts,
-        last_class_id=admission.last_class_id,
-        refused=admission.refused,
+        slices=outcome.accounts,
         read_at=given.now,
-        outbox=(*counted.outbox, *owed)[-OUTBOX_LIMIT:],
+        outbox=(*books.ledger.outbox, *owed)[-OUTBOX_LIMIT:],
         mode=settings.mode,
     )
-    tree = _wanted_tree(settings, accounts, verdicts) if active else None
-    tree_changes = plan_tree(tree, given.tree, *_untargeted(given, before, classes))
-    table = _wanted_table(given, settings, membership, accounts) if active else None
-    leftover = given.snapshot.synced and any(minor not in tree for minor in classes) if tree else False
+    tree = outcome.decisions.tree if active else None
+    unwanted = classes.keys() - tree.keys() if tree is not None else set()
+    suspects = None if basis is None or books.moved is None else books.moved | outcome.minors | basis.open_minors
+    tree_changes = plan_tree(tree, given.tree, *_untargeted(given, before, unwanted), suspects=suspects)
+    if last is not None and basis is not None:
+        table, overcommitted = last.table, last.node.overcommitted  # neither has to do with what was sent
+    else:
+        table = _wanted_table(given, settings, membership, outcome.accounts) if active else None
+        overcommitted = overcommitment(settings, tree or {})
+    verdicts = outcome.decisions.verdicts
+    kept = _kept(given, membership, books, outcome, tree_changes, basis)
     return PassResult(
         ledger=ledger,
         settings=settings,
         tree_changes=tree_changes,
         table_change=plan_table(table, given.table),
-        usages=usage_reports(given.snapshot, membership, accounts, verdicts),
-        node=node_report(given.snapshot, given.tree, settings, tree or {}, ledger, verdicts),
-        next_pass_ns=_next_pass_ns(given.now, accounts, verdicts, hurry=leftover),
+        usages=(
+            *outcome.decisions.usages.values(),
+            *denied_reports(books.specs, membership, outcome.accounts),
+        ),
+        node=node_report(
+            *(given.snapshot, given.tree, settings, ledger),
+            slices=len(verdicts),
+            capped_slices=outcome.capped,
+            overcommitted=overcommitted,
+        ),
+        next_pass_ns=_next_pass_ns(given.now, kept, hurry=given.snapshot.synced and bool(unwanted)),
         tree=tree,
         table=table,
+        basis=kept,
+    )
+
+
+def _settled(given: PassInput, last: PassResult | None) -> NodeSettings:
+    node, line_rate_bps = given.snapshot.node, given.tree.line_rate_bps
+    if last and (last.basis.snapshot.node, last.basis.line_rate_bps) == (node, line_rate_bps):
+        return last.settings
+    return settle(node, line_rate_bps)
+
+
+def _members(snapshot: Snapshot, last: PassResult | None) -> Membership:
+    if last and (last.basis.snapshot.slices, last.basis.snapshot.pods) == (snapshot.slices, snapshot.pods):
+        return last.basis.membership
+    return resolve(snapshot.slices, snapshot.pods)
+
+
+def _goes_on(
+    given: PassInput, last: PassResult, before: Ledger, settings: NodeSettings, membership: Membership
+) -> bool:
+    """Whether nothing can have changed since the last pass but what classes show, and time.
+
+    The accounts are those that the last pass left, on the same device, with the same members, settings and limits,
+    and no period has ended. Slices that were refused a class are looked at again, and a tree that is not there is
+    made whole.
+    """
+    basis = last.basis
+    return (
+        before is given.ledger  # the clock was not stepped
+        and given.ledger.slices is last.ledger.slices
+        and given.ledger.device == given.tree.device
+        and given.tree.root is RootQdisc.OURS
+        and last.tree is not None
+        and settings == last.settings
+        and settings.mode is not Mode.DISABLED
+        and membership is basis.membership
+        and given.snapshot.synced
+        and basis.snapshot.synced
+        and not given.ledger.refused
+        and (basis.first_end_s is None or given.now.wall_s < basis.first_end_s)
+    )
+
+
+def _whole_books(
+    given: PassInput,
+    before: Ledger,
+    classes: Mapping[int, ObservedClass],
+    settings: NodeSettings,
+    membership: Membership,
+) -> _Books:
+    """Every account looked at: counted, admitted or dismissed, and begun anew where its period is over."""
+    counted = counted_in(before, given.tree.device, classes)
+    admission = admit(counted, given.snapshot.slices, membership, (classes, given.table.slices), given.now)
+    accounts = admission.accounts
+    if given.snapshot.synced:
+        accounts = depart(accounts, membership.present)
+    rolled, ended = roll_all(before, accounts, classes, settings, given.now)
+    ledger = replace(counted, last_class_id=admission.last_class_id, refused=admission.refused)
+    specs = {spec.key: spec for spec in given.snapshot.slices}
+    return _Books(ledger, rolled, specs, rolled, None, (*admission.owed, *ended))
+
+
+def _moved_books(given: PassInput, basis: Basis) -> _Books:
+    """Only what classes show is new: count in those that show something else."""
+    moved = moved_minors(basis.classes, given.tree.classes)
+    touched = moved_slices(basis, moved)
+    counted = counted_in(given.ledger, given.tree.device, given.tree.classes, touched)
+    return _Books(counted, counted.slices, basis.specs, touched, moved, ())
+
+
+def _kept(
+    given: PassInput,
+    membership: Membership,
+    books: _Books,
+    outcome: Outcome,
+    changes: Iterable[TreeChange],
+    basis: Basis | None,
+) -> Basis:
+    """What the next pass can go on from."""
+    accounts = outcome.accounts.values()
+    open_minors = frozenset(minor for change in changes if (minor := minor_of(change)) is not None)
+    if basis is not None:
+        keys, first_end_s, first_live_end_s = basis.keys, basis.first_end_s, basis.first_live_end_s
+    else:
+        keys = {account.class_id: account.key for account in accounts if account.class_id}
+        first_end_s = min((account.period_end_s for account in accounts), default=None)
+        first_live_end_s = min((account.period_end_s for account in accounts if account.live), default=None)
+    return Basis(
+        snapshot=given.snapshot,
+        line_rate_bps=given.tree.line_rate_bps,
+        membership=membership,
+        specs=books.specs,
+        classes=given.tree.classes if given.tree.root is RootQdisc.OURS else {},
+        keys=keys,
+        first_end_s=first_end_s,
+        first_live_end_s=first_live_end_s,
+        decisions=outcome.decisions,
+        open_minors=open_minors,
     )
 
 
@@ -110,31 +237,16 @@ def _node_notes(ledger: Ledger, tree: ObservedTree, settings: NodeSettings, now:
     return notes
 
 
-def _wanted_tree(
-    settings: NodeSettings, accounts: Mapping[SliceKey, SliceAccount], verdicts: Mapping[SliceKey, SliceVerdict]
-) -> dict[int, ClassSpec]:
-    classes = frame(settings)
-    for key, verdict in verdicts.items():
-        account = accounts[key]
-        for traffic_class, decided in zip(TrafficClass, verdict.both, strict=True):
-            share = account.limits.of(traffic_class).share
-            spec = leaf_class(traffic_class, account.class_id, decided.kernel, share)
-            classes[spec.minor] = spec
-    return classes
-
-
-def _untargeted(
-    given: PassInput, before: Ledger, classes: Mapping[int, ObservedClass]
-) -> tuple[frozenset[int], frozenset[int]]:
-    """Classes to which the table sends nothing: those with an empty queue, and those whose queue stands still.
+def _untargeted(given: PassInput, before: Ledger, unwanted: Collection[int]) -> tuple[frozenset[int], frozenset[int]]:
+    """Unwanted classes to which the table sends nothing: those with an empty queue, and those whose queue stands still.
 
     Only with an empty queue may one be deleted: what a class sends between the dump and its deletion would not be
     counted. One that did not send since the last pass might need hours for its queue.
     """
-    if not given.snapshot.synced:
+    if not unwanted or not given.snapshot.synced:
         return frozenset(), frozenset()
     targeted = leaf_minors(set(given.table.slices.values()))
-    free = {minor: seen for minor, seen in classes.items() if minor not in targeted}
+    free = {minor: given.tree.classes[minor] for minor in unwanted if minor not in targeted}
     last = {
         leaf(traffic_class, account.class_id): account.of(traffic_class).counter_bytes
         for account in before.slices.values()
@@ -158,15 +270,10 @@ def _wanted_table(
     return Classification(slices, settings.exempt_destinations)
 
 
-def _next_pass_ns(
-    now: Instant,
-    accounts: Mapping[SliceKey, SliceAccount],
-    verdicts: Mapping[SliceKey, SliceVerdict],
-    *,
-    hurry: bool,
-) -> int:
-    runners = [one.runner for verdict in verdicts.values() for one in verdict.both if one.runner is not None]
+def _next_pass_ns(now: Instant, basis: Basis, *, hurry: bool) -> int:
+    crossings_ns = basis.decisions.crossings_ns
+    soonest = [] if not crossings_ns else [min(crossings_ns.values())]
     if hurry:
-        runners.append(Runner(0, 1))
-    ends_s = [account.period_end_s for account in accounts.values() if account.live]
-    return max(next_pass_ns(now.wall_ns, ends_s, runners), SHORTEST_NS // 100)
+        soonest.append(0)
+    ends_s = [] if basis.first_live_end_s is None else [basis.first_live_end_s]
+    return max(next_pass_ns(now.wall_ns, ends_s, soonest), SHORTEST_NS // 100)

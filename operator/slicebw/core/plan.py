@@ -29,6 +29,7 @@ def plan_tree(
     observed: ObservedTree,
     quiet: Collection[int],
     stuck: Collection[int] = (),
+    suspects: Collection[int] | None = None,
 ) -> tuple[TreeChange, ...]:
     """Changes that bring the device's tree to ``wanted``, parents before children; None: no tree at all.
 
@@ -37,6 +38,7 @@ def plan_tree(
         observed: one complete dump.
         quiet: minors of classes with an empty queue that nothing is sent to any more; unwanted ones are deleted.
         stuck: the same with a queue that does not move; that of an unwanted one is dropped. Others are left to drain.
+        suspects: where that is known, the minors of all wanted classes that may be other than wanted.
     """
     if observed.root is RootQdisc.FOREIGN:
         return ()
@@ -45,8 +47,8 @@ def plan_tree(
     if observed.root is RootQdisc.DEFAULT:
         return (CreateRoot(), *(CreateClass(spec) for _, spec in sorted(wanted.items())))
     changes: list[TreeChange] = []
-    for minor, spec in sorted(wanted.items()):
-        changes.extend(_plan_class(spec, observed.classes.get(minor)))
+    for minor in sorted(wanted if suspects is None else wanted.keys() & suspects):
+        changes.extend(_plan_class(wanted[minor], observed.classes.get(minor)))
     changes.extend(_emptied(observed.classes[minor]) for minor in sorted(stuck) if minor not in wanted)
     changes.extend(DeleteClass(minor) for minor in _removable(wanted, observed.classes, quiet))
     return tuple(changes)
@@ -89,8 +91,22 @@ def _removable(
     wanted: Mapping[int, ClassSpec], classes: Mapping[int, ObservedClass], quiet: Collection[int]
 ) -> list[int]:
     """Unwanted, quiet classes without children; a parent follows on the pass after its last child has gone."""
+    unwanted = classes.keys() - wanted.keys()
+    if not unwanted:
+        return []
     parents = {seen.parent for seen in classes.values()}
-    return sorted(minor for minor in classes if minor not in wanted and minor in quiet and minor not in parents)
+    return sorted(minor for minor in unwanted if minor in quiet and minor not in parents)
+
+
+def minor_of(change: TreeChange) -> int | None:
+    """The class that a change is about; None: the whole tree."""
+    match change:
+        case CreateRoot() | RemoveRoot():
+            return None
+        case DeleteClass(minor=minor) | SetLeaf(minor=minor):
+            return minor
+        case CreateClass(spec=spec) | ChangeClass(spec=spec) | ForgiveDebt(spec=spec):
+            return spec.minor
 
 
 def repairs(
@@ -99,15 +115,9 @@ def repairs(
     """Those of the changes that are due though the same was ``wanted`` ``before``, and held then."""
 
     def is_repair(change: TreeChange) -> bool:
-        match change:
-            case CreateRoot():
-                return before is not None
-            case RemoveRoot():
-                return before is None
-            case DeleteClass(minor=minor) | SetLeaf(minor=minor):
-                pass
-            case CreateClass(spec=spec) | ChangeClass(spec=spec) | ForgiveDebt(spec=spec):
-                minor = spec.minor
+        minor = minor_of(change)
+        if minor is None:
+            return (before is not None) == isinstance(change, CreateRoot)
         return wanted is not None and before is not None and minor in wanted and wanted[minor] == before.get(minor)
 
     return tuple(change for change in changes if is_repair(change))
@@ -140,6 +150,8 @@ def plan_table(wanted: Classification | None, observed: Classification) -> Table
         return RemoveTable() if observed.present else None
     if not observed.intact:
         return ReplaceTable(wanted)
+    if wanted.slices == observed.slices and wanted.exempt_destinations == observed.exempt_destinations:
+        return None  # almost always; comparing whole dictionaries is twenty times as fast as looking for what differs
     remove = sorted(address for address, class_id in observed.slices.items() if wanted.slices.get(address) != class_id)
     add = sorted(
         (address, class_id) for address, class_id in wanted.slices.items() if observed.slices.get(address) != class_id

@@ -39,6 +39,10 @@ class SliceVerdict:
         """In the order of :class:`~slicebw.core.model.TrafficClass`."""
         return self.standard, self.exempt
 
+    def of(self, traffic_class: TrafficClass) -> ClassVerdict:
+        """The decision on one of the two classes."""
+        return self.standard if traffic_class is TrafficClass.STANDARD else self.exempt
+
     def marked(self, account: SliceAccount) -> SliceAccount:
         """The account with the marks that the decisions leave on it; the same object if there are none."""
         if account.standard is self.standard.account and account.exempt is self.exempt.account:

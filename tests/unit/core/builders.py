@@ -84,12 +84,15 @@ class Node:
         self.classes: dict[int, ObservedClass] = {}
         self.root = RootQdisc.DEFAULT
         self.table = Classification(intact=False, present=False)
+        self.last: PassResult | None = None
 
     def run(self, now: Instant) -> PassResult:
         """One pass, its ledger kept, its changes carried out."""
         tree = ObservedTree("eth0", self.root, "htb", dict(self.classes))
-        result = run_pass(PassInput(self.snapshot, tree, self.table, self.ledger, now))
-        self.ledger = result.ledger
+        given = PassInput(self.snapshot, tree, self.table, self.ledger, now)
+        result = run_pass(given, self.last)
+        assert result == run_pass(given), "going on from the last pass comes to the same as beginning anew"
+        self.ledger, self.last = result.ledger, result
         self._apply(result)
         return result
 

@@ -1,0 +1,144 @@
+"""What a pass makes of each slice: its verdict, its marks, its two classes, its report. And what is kept of that.
+
+The next pass starts from the :class:`Basis` of the one before it and decides anew only on slices of which something
+differs; at 4,094 slices, deciding on all of them costs ten times what the kernel needs to list their classes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from slicebw.core.account_reports import usage_report
+from slicebw.core.ledger import Instant, SliceAccount
+from slicebw.core.membership import Membership
+from slicebw.core.model import SliceKey, SliceSpec, Snapshot, TrafficClass
+from slicebw.core.pacing import crossing_ns
+from slicebw.core.reports import EventNote, UsageReport
+from slicebw.core.settings import NodeSettings
+from slicebw.core.tree import ClassSpec, ObservedClass, class_id_of
+from slicebw.core.verdict import SliceVerdict, judge_slice
+from slicebw.core.wanted import frame, leaf_class
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """On every slice, by key; and the leaves and inner classes that follow, by minor."""
+
+    verdicts: Mapping[SliceKey, SliceVerdict]
+    """Of those that are live."""
+    usages: Mapping[SliceKey, UsageReport]
+    crossings_ns: Mapping[SliceKey, int]
+    """How long until a slice can cross a threshold, of those that can."""
+    tree: Mapping[int, ClassSpec]
+    restless: frozenset[SliceKey]
+    """On these time alone decides anew (a cap moves with every second), or their marks have just changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a pass has seen and decided, for the next one to go on from. What is in it is never changed."""
+
+    snapshot: Snapshot
+    line_rate_bps: int | None
+    membership: Membership
+    specs: Mapping[SliceKey, SliceSpec]
+    classes: Mapping[int, ObservedClass]
+    keys: Mapping[int, SliceKey]
+    """Slices by class id."""
+    first_end_s: int | None
+    """When the first of all periods ends; and the first of a live slice's."""
+    first_live_end_s: int | None
+    decisions: Decisions
+    open_minors: frozenset[int]
+    """Classes for which a change was planned: whether it holds has to be seen."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The decisions of one pass, and what is new in them."""
+
+    decisions: Decisions
+    accounts: Mapping[SliceKey, SliceAccount]
+    """With the marks that the decisions leave; the same object where they leave none."""
+    owed: list[EventNote]
+    capped: int
+    """How many slices are."""
+    minors: set[int]
+    """Leaves of which something else is wanted than before."""
+
+
+def decide(
+    accounts: Mapping[SliceKey, SliceAccount],
+    touched: Iterable[SliceKey],
+    specs: Mapping[SliceKey, SliceSpec],
+    membership: Membership,
+    settings: NodeSettings,
+    now: Instant,
+    before: Decisions | None,
+) -> Outcome:
+    """Decide on the ``touched`` slices; on all others, what was decided ``before`` holds on.
+
+    All slices on which time alone decides anew must be among those touched, and where there is no before, all.
+    """
+    verdicts = dict(before.verdicts) if before else {}
+    usages = dict(before.usages) if before else {}
+    crossings_ns = dict(before.crossings_ns) if before else {}
+    tree = dict(before.tree) if before else frame(settings)
+    marked: dict[SliceKey, SliceAccount] = {}
+    restless: set[SliceKey] = set()
+    owed: list[EventNote] = []
+    minors: set[int] = set()
+    capped = 0
+    for key in touched:
+        account = accounts[key]
+        verdict = None
+        if account.live:
+            verdict = judge_slice(account, settings, now)
+            notes = verdict.standard.owed + verdict.exempt.owed
+            was, account = account, verdict.marked(account)
+            if account is not was:
+                marked[key] = account
+            is_capped = verdict.standard.capped or verdict.exempt.capped
+            if is_capped or notes or account is not was:
+                restless.add(key)
+            owed += notes
+            capped += is_capped
+            minors |= _put_leaves(tree, account, verdict, verdicts.get(key))
+            verdicts[key] = verdict
+            runners = [one.runner for one in (verdict.standard, verdict.exempt) if one.runner is not None]
+            if runners:
+                crossings_ns[key] = min(map(crossing_ns, runners))
+            else:
+                crossings_ns.pop(key, None)
+        usages[key] = usage_report(account, specs.get(key), membership.problems.get(key, ()), verdict)
+    if owed:  # in one order, whichever slices were looked at first
+        owed.sort(key=lambda note: str(note.key))
+    decisions = Decisions(verdicts, usages, crossings_ns, tree, frozenset(restless))
+    return Outcome(decisions, {**accounts, **marked} if marked else accounts, owed, capped, minors)
+
+
+def _put_leaves(
+    tree: dict[int, ClassSpec], account: SliceAccount, verdict: SliceVerdict, before: SliceVerdict | None
+) -> set[int]:
+    """Put a slice's two classes into the tree, where they are not as ``before``; their minors."""
+    minors = set()
+    for traffic_class in TrafficClass:
+        decided = verdict.of(traffic_class)
+        if before is not None and before.of(traffic_class).kernel == decided.kernel:
+            continue
+        share = account.limits.of(traffic_class).share
+        spec = leaf_class(traffic_class, account.class_id, decided.kernel, share)
+        tree[spec.minor] = spec
+        minors.add(spec.minor)
+    return minors
+
+
+def moved_minors(before: Mapping[int, ObservedClass], classes: Mapping[int, ObservedClass]) -> set[int]:
+    """Classes that came, went, or may show something else: the kernel edge gives what is unchanged as it gave it."""
+    moved = {minor for minor, seen in classes.items() if before.get(minor) is not seen}
+    return moved | (before.keys() - classes.keys())
+
+
+def moved_slices(basis: Basis, minors: Iterable[int]) -> set[SliceKey]:
+    """The slices of these leaves, and those on which time alone decides anew."""
+    found = (basis.keys.get(class_id_of(minor) or 0) for minor in minors)
+    return {key for key in found if key is not None} | basis.decisions.restless
