@@ -5,6 +5,7 @@ is over the bytes as written. A file that cannot be trusted is set aside under a
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -91,10 +92,13 @@ class _File(Generic[_T]):
         self._decoder = msgspec.json.Decoder(kind.form)
         self._encoder = msgspec.json.Encoder()
 
-    def save(self, value: _T) -> None:
-        """Write to a temporary file, fsync, rename, fsync the folder. Raises SaveError."""
+    def save(self, make: Callable[[], object]) -> None:
+        """Write to a temporary file, fsync, rename, fsync the folder. Raises SaveError.
+
+        What is made is of the kind's form, or encodes to the same.
+        """
         try:
-            payload = self._encoder.encode(value)
+            payload = self._encoder.encode(make())
         except UnicodeEncodeError as error:  # half a surrogate pair: one odd text must not end every pass
             raise SaveError(f"cannot write {self._path}: it would hold what JSON cannot: {error.reason}") from error
         header = {
@@ -192,6 +196,7 @@ class FileStore:
     def __init__(self, folder: Path) -> None:
         self._ledger = _File(folder, _LEDGER)
         self._wishes = _File(folder, _WISHES)
+        self._accounts = _Accounts()
 
     def load_ledger(self) -> tuple[Ledger | None, str | None]:
         """The ledger, None where there is none (yet), and what was wrong where there should have been one."""
@@ -205,7 +210,7 @@ class FileStore:
 
     def save_ledger(self, ledger: Ledger) -> None:
         """Replace the ledger on disk. Raises SaveError."""
-        self._ledger.save(_to_form(ledger))
+        self._ledger.save(lambda: _to_document(ledger, self._accounts.encoded(ledger)))
 
     def load_wishes(self) -> tuple[Snapshot | None, str | None]:
         """The last complete snapshot known, so that an agent without an API goes on where it stopped."""
@@ -213,22 +218,49 @@ class FileStore:
 
     def save_wishes(self, snapshot: Snapshot) -> None:
         """Replace the wishes on disk. Raises SaveError."""
-        self._wishes.save(snapshot)
+        self._wishes.save(lambda: snapshot)
 
 
-def _to_form(ledger: Ledger) -> _LedgerForm:
-    return _LedgerForm(
-        slices=list(ledger.slices.values()),
-        node_totals=dict(ledger.node_totals),
-        last_class_id=ledger.last_class_id,
-        read_at=ledger.read_at,
-        device=ledger.device,
-        had_tree=ledger.had_tree,
-        rebuilding=ledger.rebuilding,
-        outbox=list(ledger.outbox),
-        refused=sorted(ledger.refused),
-        mode=ledger.mode,
-    )
+class _Accounts:
+    """Accounts as JSON, kept from one save to the next: only those of slices that have sent are encoded again.
+
+    An account that has not changed stands, as the same object, where it stood in the last ledger.
+    """
+
+    def __init__(self) -> None:
+        self._encoder = msgspec.json.Encoder()
+        self._last: list[SliceAccount] = []
+        self._encoded: list[msgspec.Raw] = []
+
+    def encoded(self, ledger: Ledger) -> list[msgspec.Raw]:
+        """The ledger's accounts in order. Raises UnicodeEncodeError for what JSON cannot hold."""
+        accounts = list(ledger.slices.values())
+        before = itertools.chain(zip(self._last, self._encoded, strict=True), itertools.repeat((None, msgspec.Raw())))
+        self._encoded = [
+            raw if account is last else self._encode(account)
+            for account, (last, raw) in zip(accounts, before, strict=False)
+        ]
+        self._last = accounts
+        return self._encoded
+
+    def _encode(self, account: SliceAccount) -> msgspec.Raw:
+        return msgspec.Raw(self._encoder.encode(account))
+
+
+def _to_document(ledger: Ledger, accounts: list[msgspec.Raw]) -> dict[str, object]:
+    """What encodes as a :class:`_LedgerForm`."""
+    return {
+        "slices": accounts,
+        "node_totals": ledger.node_totals,
+        "last_class_id": ledger.last_class_id,
+        "read_at": ledger.read_at,
+        "device": ledger.device,
+        "had_tree": ledger.had_tree,
+        "rebuilding": ledger.rebuilding,
+        "outbox": ledger.outbox,
+        "refused": sorted(ledger.refused),
+        "mode": ledger.mode,
+    }
 
 
 def _from_form(form: _LedgerForm) -> Ledger:

@@ -1,6 +1,6 @@
 """Which reports are due: a report goes out when it says something new enough, not at every pass."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,6 +15,7 @@ SILENCE_NS: Final = 600 * NS
 @dataclass(frozen=True, slots=True)
 class _Sent:
     report: UsageReport
+    occasion: tuple[object, ...]
     at_ns: int
 
 
@@ -30,20 +31,29 @@ class Gate:
         self._sent: dict[SliceKey, _Sent] = {}
         self._node: tuple[NodeReport, int] | None = None
 
-    def due(self, usages: Iterable[UsageReport], now_ns: int) -> tuple[list[UsageReport], list[SliceKey]]:
+    def due(self, usages: Collection[UsageReport], now_ns: int) -> tuple[list[UsageReport], list[SliceKey]]:
         """Reports to send now, and the slices whose report is over. ``now_ns`` is any clock that never jumps."""
         due: list[UsageReport] = []
-        present: set[SliceKey] = set()
+        count = 0
         for report in usages:
-            present.add(report.key)
+            count += 1
             last = self._sent.get(report.key)
-            if last is None or self._is_due(last, report, now_ns):
+            if last is not None and last.report is report and now_ns - last.at_ns < SILENCE_NS:
+                continue  # nothing has moved: what most of 4,000 slices come to
+            occasion = _occasion(report)
+            if last is None or self._is_due(last, report, occasion, now_ns):
                 due.append(report)
-                self._sent[report.key] = _Sent(report, now_ns)
-        over = [key for key in self._sent if key not in present]
+                self._sent[report.key] = _Sent(report, occasion, now_ns)
+            elif last.report == report:
+                self._sent[report.key] = _Sent(report, occasion, last.at_ns)  # known again by being the same object
+        return due, self._over(usages) if len(self._sent) > count else []
+
+    def _over(self, usages: Collection[UsageReport]) -> list[SliceKey]:
+        """Forget the slices that nothing is reported of any more; which they were."""
+        over = list(self._sent.keys() - {report.key for report in usages})
         for key in over:
             del self._sent[key]
-        return due, over
+        return over
 
     def node_due(self, report: NodeReport, now_ns: int) -> bool:
         """Whether the node's own state is due, by the same rules: bytes wait for the interval, the rest does not."""
@@ -56,8 +66,8 @@ class Gate:
         self._node = (report, now_ns)
         return True
 
-    def _is_due(self, last: _Sent, report: UsageReport, now_ns: int) -> bool:
-        if _occasion(last.report) != _occasion(report):
+    def _is_due(self, last: _Sent, report: UsageReport, occasion: tuple[object, ...], now_ns: int) -> bool:
+        if last.occasion != occasion:
             return True
         quiet_ns = now_ns - last.at_ns
         return quiet_ns >= SILENCE_NS or (quiet_ns >= self.interval_ns and _moved(last.report, report))
@@ -65,17 +75,12 @@ class Gate:
 
 def _occasion(report: UsageReport) -> tuple[object, ...]:
     """All that is reported at once when it changes. A capped class's rate moves with every pass and is left out."""
+    standard, exempt = report.standard, report.exempt
     return (
-        report.class_id,
-        report.generation,
-        report.period_start_s,
-        report.period_end_s,
-        report.problems,
-        report.errors,
-        *(
-            (one.capped, one.budget_bytes, 0 if one.capped else one.rate_bps)
-            for one in (report.standard, report.exempt)
-        ),
+        *(report.class_id, report.generation, report.period_start_s, report.period_end_s),
+        *(report.problems, report.errors),
+        *(standard.capped, standard.budget_bytes, 0 if standard.capped else standard.rate_bps),
+        *(exempt.capped, exempt.budget_bytes, 0 if exempt.capped else exempt.rate_bps),
     )
 
 

@@ -8,7 +8,7 @@ from slicebw.core.model import ClassLimits, TrafficClass
 
 def news(before: Ledger, after: Ledger) -> Iterator[str]:
     """One line for every slice that came, went, or has other limits, and for every event that is owed now."""
-    for key, account in after.slices.items():
+    for key, account in after.slices.items() if after.slices is not before.slices else ():
         last = before.slices.get(key)
         if last is account:
             continue

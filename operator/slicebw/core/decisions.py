@@ -92,7 +92,8 @@ def decide(
         account = accounts[key]
         verdict = None
         if account.live:
-            verdict = judge_slice(account, settings, now)
+            last = verdicts.get(key)
+            verdict = judge_slice(account, settings, now, last)
             notes = verdict.standard.owed + verdict.exempt.owed
             was, account = account, verdict.marked(account)
             if account is not was:
@@ -102,7 +103,7 @@ def decide(
                 restless.add(key)
             owed += notes
             capped += is_capped
-            minors |= _put_leaves(tree, account, verdict, verdicts.get(key))
+            minors |= _put_leaves(tree, account, verdict, last)
             verdicts[key] = verdict
             runners = [one.runner for one in (verdict.standard, verdict.exempt) if one.runner is not None]
             if runners:
@@ -120,16 +121,20 @@ def _put_leaves(
     tree: dict[int, ClassSpec], account: SliceAccount, verdict: SliceVerdict, before: SliceVerdict | None
 ) -> set[int]:
     """Put a slice's two classes into the tree, where they are not as ``before``; their minors."""
-    minors = set()
+    minors: set[int] = set()
+    if before is not None and _same_rates(before, verdict):
+        return minors  # almost always; iterating over an enum takes longer than all the rest here
     for traffic_class in TrafficClass:
         decided = verdict.of(traffic_class)
-        if before is not None and before.of(traffic_class).kernel == decided.kernel:
-            continue
         share = account.limits.of(traffic_class).share
         spec = leaf_class(traffic_class, account.class_id, decided.kernel, share)
         tree[spec.minor] = spec
         minors.add(spec.minor)
     return minors
+
+
+def _same_rates(one: SliceVerdict, other: SliceVerdict) -> bool:
+    return one.standard.kernel == other.standard.kernel and one.exempt.kernel == other.exempt.kernel
 
 
 def moved_minors(before: Mapping[int, ObservedClass], classes: Mapping[int, ObservedClass]) -> set[int]:

@@ -57,10 +57,21 @@ def ceiling_bps(settings: NodeSettings, traffic_class: TrafficClass) -> int:
     return settings.line_rate_bps
 
 
-def judge_slice(account: SliceAccount, settings: NodeSettings, now: Instant) -> SliceVerdict:
-    """Decide both classes of a slice."""
-    standard = judge(account, TrafficClass.STANDARD, settings, now)
-    return SliceVerdict(standard, judge(account, TrafficClass.EXEMPT, settings, now))
+def judge_slice(
+    account: SliceAccount, settings: NodeSettings, now: Instant, before: SliceVerdict | None = None
+) -> SliceVerdict:
+    """Decide both classes of a slice. ``before``: the last verdict under the same settings and limits, if any."""
+    standard = before.standard if before is not None and _holds(before.standard, account.standard) else None
+    exempt = before.exempt if before is not None and _holds(before.exempt, account.exempt) else None
+    return SliceVerdict(
+        standard or judge(account, TrafficClass.STANDARD, settings, now),
+        exempt or judge(account, TrafficClass.EXEMPT, settings, now),
+    )
+
+
+def _holds(verdict: ClassVerdict, account: ClassAccount) -> bool:
+    """Whether a verdict still holds: nothing was sent, and neither a cap nor an event makes it one of its moment."""
+    return verdict.account is account and not verdict.capped and not verdict.owed
 
 
 def judge(
