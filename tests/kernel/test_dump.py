@@ -184,3 +184,19 @@ def test_a_dump_of_a_tree_that_is_being_taken_down_never_fails(lab: Topology, sh
         remover.wait()
         assert shaper.apply(UPLINK, [RemoveRoot()], LINE_RATE_BPS) == []
     assert shaper.apply(UPLINK, [CreateClass(tree()[1])], LINE_RATE_BPS) != []
+
+
+def test_a_class_that_shows_what_it_showed_is_the_same_object_and_one_that_does_not_is_another(
+    lab: Topology, shaper: HtbShaper
+) -> None:
+    shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS)
+    first = shaper.read(UPLINK).classes
+    lab.node.run("tc", *f"class change dev {UPLINK} parent 1:10 classid 1:1002 htb rate 8bit ceil 5mbit".split())
+    second = shaper.read(UPLINK).classes
+    assert second[0x1002] is not first[0x1002]
+    assert second[0x1002].ceil_bps == 5_000_000
+    assert second[0x1001] is first[0x1001]
+    assert second[0x2002] is first[0x2002]
+    shaper.apply(UPLINK, [RemoveRoot()], LINE_RATE_BPS)
+    shaper.apply(UPLINK, creation(tree([2])), LINE_RATE_BPS)
+    assert shaper.read(UPLINK).classes.keys() == tree([2]).keys()

@@ -389,3 +389,62 @@ def test_an_orphan_class_is_removed() -> None:
     node.classes[0x1777] = replace(node.classes[STANDARD], minor=0x1777)
     node.run(at(1))
     assert 0x1777 not in node.classes
+
+
+def test_only_what_has_moved_is_decided_anew() -> None:
+    """Every test here also compares going on from the last pass with beginning anew; this one sees that it goes on."""
+    node = Node(spec("a/s"), spec("b/s", created_s=1), pods=(pod("a/p", "10.0.0.1"), pod("b/p", "10.0.0.2")))
+    node.run(at(0))
+    first = node.run(at(1))
+    node.send(STANDARD, 1 * M)
+    second = node.run(at(2))
+    moved, still = SliceKey("a", "s"), SliceKey("b", "s")
+    before, after = first.basis.decisions, second.basis.decisions
+    assert after.verdicts[moved].standard is not before.verdicts[moved].standard
+    assert after.verdicts[moved].exempt is before.verdicts[moved].exempt
+    assert after.verdicts[still] is before.verdicts[still]
+    assert after.usages[still] is before.usages[still]
+    assert second.ledger.slices[still] is first.ledger.slices[still]
+    third = node.run(at(3))
+    assert third.ledger.slices is second.ledger.slices
+
+
+def test_a_capped_slice_is_decided_on_at_every_pass_though_it_sends_nothing() -> None:
+    node = one_slice()
+    node.send(STANDARD, 90 * M)
+    node.run(at(1000))
+    node.run(at(1001))
+    before = node.classes[STANDARD].ceil_bps
+    node.run(at(2000))
+    assert node.classes[STANDARD].ceil_bps > before
+
+
+def test_a_change_that_did_not_take_hold_is_planned_again_though_nothing_moved() -> None:
+    node = one_slice()
+    node.run(at(0.5))
+    node.snapshot = replace(node.snapshot, slices=(spec(max_rate_bps=5 * M),))
+    held = node.classes[STANDARD]
+    assert node.run(at(1)).tree_changes != ()
+    node.classes[STANDARD] = held  # the kernel refused
+    assert node.run(at(2)).tree_changes != ()
+    assert node.classes[STANDARD].ceil_bps == 5 * M
+
+
+def test_the_first_complete_list_dismisses_who_is_not_in_it_though_the_same_was_listed_before() -> None:
+    node = Node(spec("a/s"), spec("b/s", created_s=1), pods=(pod("a/p", "10.0.0.1"), pod("b/p", "10.0.0.2")))
+    node.run(at(0))
+    partial = replace(node.snapshot, slices=node.snapshot.slices[:1], pods=node.snapshot.pods[:1], synced=False)
+    for second, node.snapshot in enumerate((partial, partial, replace(partial, synced=True)), 1):
+        node.run(at(second))
+    assert [account.live for account in node.ledger.slices.values()] == [True, False]
+
+
+def test_who_was_refused_comes_in_as_soon_as_a_class_is_gone_though_nobody_else_has_changed() -> None:
+    specs = [spec(f"ns{number}/s", created_s=number) for number in range(MAX_SLICES + 1)]
+    pods = [pod(f"ns{number}/p", f"10.0.{number >> 8}.{number & 255}") for number in range(MAX_SLICES + 1)]
+    node = Node(*specs, pods=tuple(pods))
+    node.run(at(0))
+    node.snapshot = replace(node.snapshot, slices=tuple(specs[1:]), pods=tuple(pods[1:]))
+    for second in range(1, 6):
+        node.run(at(second))
+    assert node.ledger.slices[specs[-1].key].live
