@@ -131,10 +131,18 @@ class Namespace:
 
     def received_bytes(self, device: str) -> int:
         """Bytes that came in by a device, Ethernet headers included."""
+        return self._received(device)[0]
+
+    def received_packets(self, device: str) -> int:
+        """Packets that came in by a device."""
+        return self._received(device)[1]
+
+    def _received(self, device: str) -> tuple[int, int]:
         for line in Path(f"/proc/{self.pid}/net/dev").read_text().splitlines():
             name, _, figures = line.partition(":")
             if name.strip() == device:
-                return int(figures.split()[0])
+                count, packets, *_ = figures.split()
+                return int(count), int(packets)
         raise LookupError(f"{self.name} has no device {device}")
 
     def listens(self, port: int) -> bool:
@@ -381,6 +389,10 @@ class Topology(AbstractContextManager["Topology"]):
     def start_udp(self, source: Namespace, to: str, seconds: int, rate_bps: int) -> Flow:
         """Send UDP at a rate (of payload) from a namespace to an address of the sink, in the background."""
         return self._start(source, to, seconds, "--udp", "--bitrate", str(rate_bps), "--length", "1400")
+
+    def start_small_udp(self, source: Namespace, to: str, payload_bytes: int) -> Flow:
+        """Send datagrams of this size from a namespace as fast as iperf3 can, in the background."""
+        return self._start(source, to, 60, "--udp", "--bitrate", "0", "--length", str(payload_bytes))
 
     def tcp_rate_bps(self, source: Namespace, to: str, seconds: int) -> int:
         """TCP goodput from a namespace to an address of the sink, measured over some seconds where it arrives."""

@@ -1,0 +1,153 @@
+"""Bringing a node up and taking it down: 0 to 4,094 slices and back, beside what the kernel alone needs for it."""
+
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from slicebw.core.changes import CreateClass, RemoveRoot, UpdateTable
+from slicebw.core.model import Mode
+from slicebw.core.tree import ClassSpec
+from slicebw.kernel.codec import LeafKind, encode
+from slicebw.kernel.htb import HtbShaper
+from slicebw.kernel.netlink import NetlinkSocket
+from slicebw.kernel.nft import render_update
+from tests.bench.frame import Row, Samples, at_most, at_most_times, count, figure, in_turn, say, times, wall_ms
+from tests.bench.nodes import Agent, agent_on_a_node, pod, wishes
+from tests.support.topology import UPLINK, Topology
+from tests.support.trees import LINE_RATE_BPS, creation, tree
+
+SLICES = (100, 1_000, 4_094)
+NEW_PODS = 1_000
+KERNEL = "the kernel's own time for these classes"
+NFT = "nft alone, with the same elements"
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Up and down at each size, a start on what is there already, and pods by the thousand."""
+    for slices in SLICES[:1] if quick else SLICES:
+        say(f"{count(slices)}, up and down")
+        yield from up_and_down(slices, rounds=1 if quick else 3)
+        yield from start_on_an_existing_tree(slices, rounds=1 if quick else 5)
+    yield from many_pods(20 if quick else NEW_PODS, rounds=1 if quick else 5)
+
+
+@contextmanager
+def bare_node() -> Iterator[None]:
+    """Stand in a node with nothing on its uplink."""
+    with Topology(pods=0) as lab, lab.node.inside():
+        yield
+
+
+def up_and_down(slices: int, rounds: int) -> Iterator[Row]:
+    """An agent's first pass on a bare node, and the pass that takes everything away again (mode: Disabled)."""
+    snapshot = wishes(slices)
+    down: list[float] = []
+
+    def slicebw() -> float:
+        with bare_node(), tempfile.TemporaryDirectory() as folder:
+            agent = Agent(snapshot, Path(folder))
+            took = wall_ms(agent.cycle.run_once)
+            agent.settle()
+            agent.wishes.now = replace(snapshot, node=replace(snapshot.node, mode=Mode.DISABLED))
+            down.append(wall_ms(agent.cycle.run_once))
+            agent.close()
+            return took
+
+    found = in_turn(rounds, {KERNEL: lambda: kernel_alone(slices), "slicebw": slicebw})
+    case = count(slices)
+    most = slices == SLICES[-1]
+    within = at_most_times(1.5) if most else None
+    yield times(case, "first pass: tree and table", found["slicebw"], "ms", (KERNEL, found[KERNEL]), within)
+    yield figure(case, "tree and table removed", Samples(tuple(down)), "ms", at_most(1_000) if most else None)
+
+
+def kernel_alone(slices: int) -> float:
+    """Messages made beforehand, sent in the same batches as slicebw's: only the kernel's work is left to be timed."""
+    with bare_node():
+        shaper, netlink = HtbShaper(), NetlinkSocket()
+        wanted = tree(range(1, slices + 1))
+        root, *_ = creation(wanted)
+        ifindex = socket.if_nametoindex(UPLINK)
+        if shaper.apply(UPLINK, [root], LINE_RATE_BPS):
+            raise RuntimeError("the root qdisc was refused")
+        groups = [encode(CreateClass(spec), ifindex, LINE_RATE_BPS, LeafKind.FQ_CODEL) for spec in in_order(wanted)]
+        took = wall_ms(lambda: netlink.batch(groups, "creating classes"))
+        shaper.apply(UPLINK, [RemoveRoot()], LINE_RATE_BPS)
+        shaper.close()
+        netlink.close()
+        return took
+
+
+def in_order(wanted: dict[int, ClassSpec]) -> list[ClassSpec]:
+    """Parents before children."""
+    return [spec for _, spec in sorted(wanted.items())]
+
+
+def start_on_an_existing_tree(slices: int, rounds: int) -> Iterator[Row]:
+    """What a restarted agent does until it has seen that everything holds: ledger and wishes read, one whole pass."""
+    with tempfile.TemporaryDirectory() as folder, bare_node():
+        first = Agent(wishes(slices), Path(folder))
+        first.settle()
+        first.close()
+
+        def restart() -> float:
+            begun: list[Agent] = []
+
+            def start() -> None:
+                begun.append(Agent(wished, Path(folder)))
+                begun[0].cycle.run_once()
+
+            took = wall_ms(start)
+            if begun[0].cycle.counts.applied.total:
+                raise RuntimeError("a restarted agent has changed something")
+            begun[0].close()
+            return took
+
+        wished = wishes(slices)
+        found = in_turn(rounds, {"slicebw": restart})
+    yield figure(count(slices), "start on an existing tree, to the end of the first pass", found["slicebw"], "ms")
+
+
+def many_pods(new: int, rounds: int) -> Iterator[Row]:
+    """Many pods of one slice arrive at once, and go again: their addresses into the maps, in one transaction."""
+    first = 10_000
+    with agent_on_a_node(wishes(1)) as agent:
+        few = agent.wishes.now
+        many = replace(few, pods=(*few.pods, *(pod(first + number, of_slice=1) for number in range(new))))
+
+        def arrive() -> float:
+            agent.wishes.now = many
+            took = wall_ms(agent.cycle.run_once)
+            last = agent.cycle.last
+            if last is None or last.table_change != UpdateTable(add=tuple(sorted(added))):
+                raise RuntimeError("something else was written than the new elements")
+            if len(agent.classifier.read().slices) != new + 1:
+                raise RuntimeError("not all addresses are in the table")
+            return took
+
+        def leave() -> float:
+            agent.wishes.now = few
+            return wall_ms(agent.cycle.run_once)
+
+        def nft_alone() -> float:
+            """The change that the agent has just carried out, undone and then handed to nft by itself."""
+            took = wall_ms(lambda: run_nft(render_update(UpdateTable(add=added))))
+            run_nft(render_update(UpdateTable(remove=tuple(address for address, _ in added))))
+            agent.cycle.distrust_table()
+            agent.settle()
+            return took
+
+        added = tuple((address, 1) for one in many.pods[len(few.pods) :] for address in one.addresses)
+        found = in_turn(rounds, {NFT: nft_alone, "arrive": arrive, "leave": leave})
+    case = f"{new:,} pods at once"
+    yield times(case, "they come: one pass", found["arrive"], "ms", (NFT, found[NFT]))
+    yield figure(case, "they go: one pass", found["leave"], "ms")
+
+
+def run_nft(transaction: str) -> None:
+    """Hand nft a transaction as slicebw does."""
+    subprocess.run(["nft", "-f", "-"], input=transaction, text=True, check=True)

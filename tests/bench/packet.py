@@ -1,0 +1,233 @@
+"""Packets through the node: what shaping costs, and how well rates, bursts, delays and shares are held.
+
+Rates are of bytes on the wire, as HTB counts them: IP packets and their Ethernet headers, without preamble, gap and
+checksum. Where rates are measured nothing is bundled (no GSO), so that the sink's device counts the same bytes. The
+first second begins with the first packet that arrives.
+"""
+
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Final
+
+from slicebw.kernel.codec import burst_bytes
+from tests.bench.frame import (
+    Row,
+    Samples,
+    at_least_times,
+    at_most,
+    at_most_times,
+    figure,
+    in_turn,
+    in_turn_together,
+    say,
+    single,
+    times,
+)
+from tests.bench.shaping import CONTAINERD_BURST_BITS, LINE_RATE_BPS, ByCniPlugin, BySlicebw, Shaped, Unshaped
+from tests.support.topology import UPLINK, Pod, Sink, Topology, wait_until
+
+M: Final = 1_000_000
+SLICES: Final = (1, 64, 1_000, 4_000)
+RATES_MBPS: Final = (1, 10, 100, 1_000)
+UNSHAPED: Final = "unshaped"
+CNI: Final = "the CNI plugin's"
+ONE_SLICE: Final = "with 1 slice"
+SMALL_BYTES: Final = 64
+NODE_MBPS: Final = 100
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Costs first, then how well limits are held."""
+    sizes = SLICES[:2] if quick else SLICES
+    yield from throughput(sizes, seconds=1 if quick else 2, rounds=0 if quick else 5)
+    yield from packets(sizes, seconds=0.5 if quick else 2, rounds=0 if quick else 5)
+    for rate in RATES_MBPS[1:2] if quick else RATES_MBPS:
+        yield from rates(rate, seconds=1 if quick else 5, rounds=0 if quick else 2)
+    yield from shares(seconds=1 if quick else 5)
+
+
+def labs(stack: ExitStack, sizes: Sequence[int], *, offloads: bool) -> dict[str, Shaped]:
+    """The same path in all ways at once, so that they can be measured in turn; none is held to anything."""
+    found: dict[str, Shaped] = {UNSHAPED: Unshaped(offloads=offloads), CNI: ByCniPlugin(offloads=offloads)}
+    for slices in sizes:
+        say(f"a node with {slices:,} slices for packets")
+        found[with_slices(slices)] = BySlicebw(slices=slices, offloads=offloads)
+    for lab in found.values():
+        stack.enter_context(lab)
+    found[CNI].limit(LINE_RATE_BPS)
+    return found
+
+
+def with_slices(slices: int) -> str:
+    """How rows name it."""
+    return f"with {slices:,} slice{'' if slices == 1 else 's'}"
+
+
+def costs(case: str, unit: str, found: dict[str, Samples]) -> Iterator[Row]:
+    """Rows of what goes through in each way, against unshaped, and the largest tree against the smallest."""
+    for name, samples in found.items():
+        if name == UNSHAPED:
+            yield figure(case, name, samples, unit)
+        else:
+            yield times(case, name, samples, unit, (UNSHAPED, found[UNSHAPED]))
+    largest = list(found)[-1]
+    whole = at_least_times(0.95) if largest == with_slices(SLICES[-1]) else None
+    yield times(case, largest, found[largest], unit, (ONE_SLICE, found[ONE_SLICE]), whole)
+    yield times(case, ONE_SLICE, found[ONE_SLICE], unit, (CNI, found[CNI]))
+
+
+def throughput(sizes: Sequence[int], seconds: int, rounds: int) -> Iterator[Row]:
+    """One TCP stream, bundled up to 64 KiB as on a real node."""
+    with ExitStack() as stack:
+        ways = labs(stack, sizes, offloads=True)
+        say("TCP throughput, in turn")
+        found = in_turn(rounds, {name: tcp_mbps(shaped, seconds) for name, shaped in ways.items()})
+    yield from costs("TCP, bundles of 64 KiB", "Mbit/s", found)
+
+
+def tcp_mbps(shaped: Shaped, seconds: int) -> Callable[[], float]:
+    """Measures what one stream gets."""
+    return lambda: shaped.lab.tcp_rate_bps(shaped.lab.pod(0), shaped.lab.sink.address, seconds) / M
+
+
+def packets(sizes: Sequence[int], seconds: float, rounds: int) -> Iterator[Row]:
+    """Small datagrams, none bundled: what each packet costs."""
+    with ExitStack() as stack:
+        ways = labs(stack, sizes, offloads=False)
+        say("packets per second, in turn")
+        found = in_turn(rounds, {name: kilopackets(shaped.lab, seconds) for name, shaped in ways.items()})
+    yield from costs(f"UDP, {SMALL_BYTES} bytes each", "kpackets/s", found)
+
+
+def kilopackets(lab: Topology, seconds: float) -> Callable[[], float]:
+    """Measures how many small datagrams arrive in a second, sent as fast as one processor can."""
+
+    def measure() -> float:
+        flow = lab.start_small_udp(lab.pod(0), lab.sink.address, SMALL_BYTES)
+        try:
+            start_bytes = received(lab)
+            wait_until(lambda: received(lab) > start_bytes, "datagrams arrive")
+            before, begin = received_packets(lab), time.monotonic()
+            sleep_until(begin + seconds)
+            after, end = received_packets(lab), time.monotonic()
+        finally:
+            flow.stop()
+        return (after - before) / (end - begin) / 1000
+
+    return measure
+
+
+def rates(mbps: int, seconds: float, rounds: int) -> Iterator[Row]:
+    """One ceiling, held by slicebw, by the plugin with slicebw's burst, and by the plugin as containerd runs it."""
+    case = f"ceiling {mbps:,} Mbit/s"
+    say(f"{case}: rate, first second, round-trip time")
+    burst_bits = burst_bytes(mbps * M, LINE_RATE_BPS) * 8
+    with ExitStack() as stack:
+        ways: dict[str, Shaped] = {
+            "slicebw": BySlicebw(offloads=False),
+            "CNI plugin, burst as slicebw's": ByCniPlugin(burst_bits=burst_bits, offloads=False),
+            "CNI plugin, as containerd runs it": ByCniPlugin(burst_bits=CONTAINERD_BURST_BITS, offloads=False),
+        }
+        for shaped in ways.values():
+            stack.enter_context(shaped)
+            shaped.limit(mbps * M)
+        found = in_turn_together(rounds, {name: held(shaped, mbps, seconds) for name, shaped in ways.items()})
+    mine = found["slicebw"]
+    for name, (rate, error, first, rtt) in found.items():
+        is_mine = name == "slicebw"
+        yield figure(case, f"{name}: rate", rate, "Mbit/s")
+        yield figure(case, f"{name}: rate error", error, "%", at_most(3) if is_mine else None)
+        yield figure(case, f"{name}: first second above it by", first, "%", at_most(10) if is_mine else None)
+        yield figure(case, f"{name}: round trip under load", rtt, "ms")
+    reference = ("the CNI plugin's, same burst", found["CNI plugin, burst as slicebw's"][3])
+    yield times(case, "slicebw: round trip under load", mine[3], "ms", reference, at_most_times(1.0))
+
+
+def held(shaped: Shaped, mbps: int, seconds: float) -> Callable[[], tuple[float, float, float, float]]:
+    """Measures rate, its error in %, the first second's excess in %, and the median round trip beside the stream."""
+
+    def measure() -> tuple[float, float, float, float]:
+        lab = shaped.lab
+        shaped.limit(mbps * M)
+        idle = received(lab)
+        flow = lab.traffic(lab.pod(0), lab.sink.address, 60)
+        try:
+            # The stream's control connection comes first; the data is there when more than a packet has arrived.
+            wait_until(lambda: received(lab) > idle + 2_000, "the stream arrives")
+            before, begin = received(lab), time.monotonic()
+            sleep_until(begin + 1)
+            first_bps = (received(lab) - before) * 8 / (time.monotonic() - begin)
+            before, begin = received(lab), time.monotonic()
+            round_trip_ms = ping_ms(lab.pod(0), lab.sink, seconds)
+            rate_bps = (received(lab) - before) * 8 / (time.monotonic() - begin)
+        finally:
+            flow.stop()
+        error = abs(rate_bps / (mbps * M) - 1) * 100
+        return rate_bps / M, error, max(0.0, first_bps / (mbps * M) - 1) * 100, round_trip_ms
+
+    return measure
+
+
+def shares(seconds: float) -> Iterator[Row]:
+    """Two pods want all of a 100 Mbit/s uplink, one by a single stream, the other by eight: each is to get half."""
+    case = f"2 pods, uplink {NODE_MBPS} Mbit/s, 1 and 8 streams"
+    say(f"fairness: {case}")
+    with BySlicebw(pods=2, slices=2, offloads=False) as mine, ByCniPlugin(pods=2, offloads=False) as cni:
+        mine.limit_node(NODE_MBPS * M)
+        cni.limit(NODE_MBPS * M)
+        cni.line(NODE_MBPS * M)
+        yield single(case, "slicebw: fairness error", unfairness(mine.lab, seconds), "%", at_most(5))
+        error = unfairness(cni.lab, seconds)
+        yield single(case, "CNI plugin, a plain queue on the uplink: fairness error", error, "%")
+
+
+def unfairness(lab: Topology, seconds: float) -> float:
+    """By how many per cent of it the shares of two pods differ from half of what both get."""
+    to = lab.sink.address
+    lab.sink.start_meter()
+    flows = [lab.traffic(lab.pod(0), to, 60), *(lab.traffic(lab.pod(1), to, 60) for _ in range(8))]
+    try:
+        pods = (lab.pod(0), lab.pod(1))
+        wait_until(lambda: all(arrived(lab, pod) > M for pod in pods), "both send", 30)
+        before = [arrived(lab, pod) for pod in pods]
+        sleep_until(time.monotonic() + seconds)
+        got = [arrived(lab, pod) - then for pod, then in zip(pods, before, strict=True)]
+    finally:
+        for flow in flows:
+            flow.stop()
+    half = sum(got) / 2
+    return max(abs(one - half) for one in got) * 100 / half
+
+
+def arrived(lab: Topology, pod: Pod) -> int:
+    """Bytes that have arrived from a pod."""
+    return lab.sink.meter(pod.address, lab.sink.address).wire_bytes
+
+
+def received(lab: Topology) -> int:
+    """Bytes that have come in at the sink, on the wire."""
+    return lab.sink.received_bytes(UPLINK)
+
+
+def received_packets(lab: Topology) -> int:
+    """Packets that have come in at the sink."""
+    return lab.sink.received_packets(UPLINK)
+
+
+def sleep_until(deadline: float) -> None:
+    """Let a stretch of time pass: here it is what is measured over, nothing is waited for."""
+    time.sleep(max(0.0, deadline - time.monotonic()))
+
+
+def ping_ms(pod: Pod, sink: Sink, seconds: float) -> float:
+    """The median round trip of pings from the pod, 20 a second."""
+    command = pod.command("ping", "-i", "0.05", "-c", str(max(5, round(seconds * 20))), sink.address)
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    trips = [float(trip) for trip in re.findall(r"time=([\d.]+) ms", shown)]
+    if not trips:
+        raise RuntimeError(f"no ping came back: {shown}")
+    return statistics.median(trips)
