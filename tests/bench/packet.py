@@ -176,7 +176,8 @@ def shares(seconds: float) -> Iterator[Row]:
     """Two pods want all of a 100 Mbit/s uplink, one by a single stream, the other by eight: each is to get half."""
     case = f"2 pods, uplink {NODE_MBPS} Mbit/s, 1 and 8 streams"
     say(f"fairness: {case}")
-    with BySlicebw(pods=2, slices=2, offloads=False) as mine, ByCniPlugin(pods=2, offloads=False) as cni:
+    mine, cni = BySlicebw(pods=2, slices=2, offloads=False), ByCniPlugin(pods=2, offloads=False)
+    with mine, cni:
         mine.limit_node(NODE_MBPS * M)
         cni.limit(NODE_MBPS * M)
         cni.line(NODE_MBPS * M)
