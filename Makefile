@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := SLICEBW_REQUIRE_KERNEL=$${CI:+1} $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test test-unit test-kernel test-api test-bench bench lint format image lock clean
+.PHONY: help quickstart demo test test-unit test-kernel test-api test-bench bench lint format image lock clean test-cluster
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ test-api: $(READY) ## a real API server, and the agent and controller as process
 	@hack/packages test
 	@[ -n "$$KUBEBUILDER_ASSETS" ] || hack/kubernetes build >/dev/null
 	@$(PYTEST) tests/api
+
+test-cluster: $(READY) ## a whole cluster with two nodes, and slicebw in it as people install it (root)
+	@hack/packages test
+	@hack/cluster prepare
+	@hack/cluster-images workload >/dev/null
+	@$(PYTEST) tests/cluster
 
 test-bench: $(READY) ## every benchmark, only to see that it works (root)
 	@hack/packages bench

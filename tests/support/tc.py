@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from tests.support.topology import Namespace
+from tests.support.topology import NetworkNamespace
 
 _CLASS: Final = re.compile(
     r"class htb (?P<id>1:[0-9a-f]+) .*?rate (?P<rate>\S+)bit ceil (?P<ceil>\S+)bit.*?Sent (?P<sent>\d+) bytes"
@@ -24,7 +24,7 @@ class ShownClass:
     waiting_packets: int = 0
 
 
-def classes(namespace: Namespace, device: str) -> dict[str, ShownClass]:
+def classes(namespace: NetworkNamespace, device: str) -> dict[str, ShownClass]:
     """All HTB classes of a device by class id, in exact units where tc gives them."""
     shown = namespace.run("tc", "-s", "class", "show", "dev", device)
     found = {}

@@ -54,39 +54,27 @@ def _setns(descriptor: int) -> None:
         raise OSError(code, os.strerror(code), "setns")
 
 
-class Namespace:
-    """A network namespace. ``path`` names it for setns(), nsenter and ``slicebw agent --netns``."""
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What arrived in a namespace from one address to another: packets, and bytes without Ethernet headers."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        self.path = f"/proc/{self._holder.pid}/ns/net"
-        try:
-            wait_until(self._is_made_or_refused, f"{name} is made")
-            if self._holder.poll() is not None:
-                raise PermissionError(f"cannot make network namespace {name}: needs CAP_SYS_ADMIN (or unshare -rn)")
-            self.run("ip", "link", "set", "lo", "up")
-        except BaseException:
-            self.close()
-            raise
-
-    def _is_made_or_refused(self) -> bool:
-        try:
-            there, here = Path(self.path).readlink(), Path("/proc/thread-self/ns/net").readlink()
-        except OSError:  # the holder has ended
-            return self._holder.poll() is not None
-        return there != here or self._holder.poll() is not None
+    packets: int = 0
+    ip_bytes: int = 0
 
     @property
-    def pid(self) -> int:
-        """The process that keeps the namespace; ``ip link ... netns <pid>`` moves devices into it."""
-        return self._holder.pid
+    def wire_bytes(self) -> int:
+        """Bytes as HTB counts them: with Ethernet headers, where no packet was a bundle (``offloads=False``)."""
+        return self.ip_bytes + ETHERNET_HEADER_BYTES * self.packets
 
-    def close(self) -> None:
-        """Let the namespace go, with all devices in it."""
-        if self._holder.stdin is not None:
-            self._holder.stdin.close()
-        self._holder.wait(_READY_S)
+
+class NetworkNamespace:
+    """A network namespace, by a process that is in it. ``path`` names it for setns(), nsenter and ``agent --netns``."""
+
+    def __init__(self, name: str, pid: int) -> None:
+        self.name = name
+        self.pid = pid
+        """That process; ``ip link ... netns <pid>`` moves devices into the namespace."""
+        self.path = f"/proc/{pid}/ns/net"
 
     def command(self, *command: str) -> list[str]:
         """A command line that runs a command in this namespace."""
@@ -155,40 +143,6 @@ class Namespace:
                     return True
         return False
 
-
-class Host(Namespace):
-    """A namespace with an IPv4 and an IPv6 address of its own."""
-
-    def __init__(self, name: str, address: str, address6: str) -> None:
-        super().__init__(name)
-        self.address = address
-        self.address6 = address6
-
-
-class Pod(Host):
-    """A pod, to whom its node is everything behind ``eth0``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """What arrived at the sink from one address to another: packets, and bytes without Ethernet headers."""
-
-    packets: int = 0
-    ip_bytes: int = 0
-
-    @property
-    def wire_bytes(self) -> int:
-        """Bytes as HTB counts them: with Ethernet headers, where no packet was a bundle (``offloads=False``)."""
-        return self.ip_bytes + ETHERNET_HEADER_BYTES * self.packets
-
-
-class Sink(Host):
-    """Where the traffic goes. ``exempt_networks`` hold its exempt addresses and no others."""
-
-    exempt_address: Final = SINK_EXEMPT
-    exempt_address6: Final = "2001:db8:e::1"
-    exempt_networks: Final = ("198.51.100.0/24", "2001:db8:e::/48")
-
     def start_meter(self) -> None:
         """Begin to count what arrives, by source and destination."""
         chains = "".join(
@@ -201,6 +155,10 @@ class Sink(Host):
             for version, family in ((4, "ip"), (6, "ip6"))
         )
         self.run("nft", "-f", "-", text=f"table inet arrivals {{ {chains}\n}}")
+
+    def stop_meter(self) -> None:
+        """Count no longer, and forget what was counted."""
+        self.run("nft", "delete", "table", "inet", "arrivals")
 
     def meter(self, source: str, destination: str) -> Meter:
         """What arrived from one address at another since :meth:`start_meter`."""
@@ -215,6 +173,56 @@ class Sink(Host):
                 source, destination = element["val"]["concat"]
                 found[source, destination] = Meter(element["counter"]["packets"], element["counter"]["bytes"])
         return found
+
+
+class Namespace(NetworkNamespace):
+    """A new network namespace, kept by a process of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        super().__init__(name, self._holder.pid)
+        try:
+            wait_until(self._is_made_or_refused, f"{name} is made")
+            if self._holder.poll() is not None:
+                raise PermissionError(f"cannot make network namespace {name}: needs CAP_SYS_ADMIN (or unshare -rn)")
+            self.run("ip", "link", "set", "lo", "up")
+        except BaseException:
+            self.close()
+            raise
+
+    def _is_made_or_refused(self) -> bool:
+        try:
+            there, here = Path(self.path).readlink(), Path("/proc/thread-self/ns/net").readlink()
+        except OSError:  # the holder has ended
+            return self._holder.poll() is not None
+        return there != here or self._holder.poll() is not None
+
+    def close(self) -> None:
+        """Let the namespace go, with all devices in it."""
+        if self._holder.stdin is not None:
+            self._holder.stdin.close()
+        self._holder.wait(_READY_S)
+
+
+class Host(Namespace):
+    """A namespace with an IPv4 and an IPv6 address of its own."""
+
+    def __init__(self, name: str, address: str, address6: str) -> None:
+        super().__init__(name)
+        self.address = address
+        self.address6 = address6
+
+
+class Pod(Host):
+    """A pod, to whom its node is everything behind ``eth0``."""
+
+
+class Sink(Host):
+    """Where the traffic goes. ``exempt_networks`` hold its exempt addresses and no others."""
+
+    exempt_address: Final = SINK_EXEMPT
+    exempt_address6: Final = "2001:db8:e::1"
+    exempt_networks: Final = ("198.51.100.0/24", "2001:db8:e::/48")
 
 
 class Flow:

@@ -1,0 +1,116 @@
+"""One cluster of two nodes for all tests here, started once; every test has namespaces of its own.
+
+``SLICEBW_CLUSTER=DIR`` runs them on a cluster that hack/cluster keeps in DIR, started if need be and left running:
+for who writes tests. Else it is one of the tests' own, and nothing of it may be left when they end.
+"""
+
+import fcntl
+import itertools
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api.cluster import HACK
+from tests.cluster.lab import ClusterLab
+
+WORKLOAD = "slicebw.io/test-workload:bookworm"
+
+_numbers = itertools.count(1)
+
+
+def _cache() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SLICEBW_CACHE") or Path(caches, "slicebw"))
+
+
+def _output(*command: str, seconds: float = 1200) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[ClusterLab]:
+    """The cluster. Where there can be none: skip, or fail if SLICEBW_REQUIRE_KERNEL=1 says that there must be."""
+    if os.geteuid() != 0:
+        reason = "a cluster needs root"
+        if os.environ.get("SLICEBW_REQUIRE_KERNEL") == "1":
+            pytest.fail(f"SLICEBW_REQUIRE_KERNEL=1, but {reason}")
+        pytest.skip(reason)
+    kept = os.environ.get("SLICEBW_CLUSTER")
+    home = Path(kept) if kept else _cache() / "test-cluster"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "session").open("w") as session:
+        # One session at a time: what a session that was killed has left is removed by the next one.
+        fcntl.flock(session, fcntl.LOCK_EX)
+        if not kept:
+            _output(str(HACK / "cluster"), "down", "--dir", str(home))
+        lab = ClusterLab(home)
+        lab.load(Path(_output(str(HACK / "cluster-images"), "workload")))
+        try:
+            yield lab
+        finally:
+            if not kept:
+                lab.stop()
+                assert left_behind(home) == []
+
+
+def left_behind(home: Path) -> list[str]:
+    """What is there of a cluster in that folder: processes, mounts, devices, cgroups. Nothing, after down."""
+    mark = str(home).encode()
+    processes = [str(path) for path in Path("/proc").glob("[0-9]*/cmdline") if mark in _bytes(path) and _is_other(path)]
+    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(home) in line]
+    devices = [str(path) for path in Path("/sys/class/net").glob("slicebw-*")]
+    cgroups = [str(path) for path in Path("/sys/fs/cgroup").glob("**/slicebw-*")]
+    return processes + mounts + devices + cgroups
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # ended meanwhile
+        return b""
+
+
+def _is_other(path: Path) -> bool:
+    return path.parent.name != str(os.getpid())
+
+
+@pytest.fixture(scope="session")
+def slicebw_image(cluster: ClusterLab) -> str:
+    """The image of slicebw as it is in this folder, built and put on every node; its name."""
+    _output(str(HACK / "image"))
+    cluster.load(HACK.parent / "build" / "slicebw-image.tar")
+    return _output(str(HACK / "image"), "name")
+
+
+@pytest.fixture
+def workload(cluster: ClusterLab) -> str:
+    """The image that tests run as pods: iperf3, curl, ping, busybox."""
+    return WORKLOAD
+
+
+@pytest.fixture
+def new_namespace(cluster: ClusterLab) -> Iterator[Callable[[], str]]:
+    """Makes namespaces, and deletes them afterwards with what is in them."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"test-{os.getpid()}-{next(_numbers)}"
+        cluster.core.create_namespace({"metadata": {"name": name}})
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        cluster.delete_namespace(name)
+
+
+@pytest.fixture
+def namespace(new_namespace: Callable[[], str]) -> str:
+    """A namespace of the test's own."""
+    return new_namespace()
