@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from slicebw.core.model import SliceKey
-from tests.support.folder_lab import FolderLab, M, folder_lab
-from tests.support.processes import ROOT, SLICEBW
+from tests.support.folder_lab import FolderLab, M, folder_lab, node_object
+from tests.support.processes import ROOT, SLICEBW, Slicebw
+from tests.support.tc import classes
 from tests.support.topology import Namespace, Topology, wait_until
 
 Done = subprocess.CompletedProcess[str]
@@ -30,9 +31,9 @@ def show(lab: FolderLab, *arguments: str) -> Done:
     return run("show", "--state-dir", str(lab.state), "--netns", lab.net.node.path, *arguments)
 
 
-def cleanup(net: Topology, *arguments: str) -> Done:
-    """``slicebw node cleanup`` on a node."""
-    return run("cleanup", "--netns", net.node.path, *arguments)
+def cleanup(lab: FolderLab, *arguments: str) -> Done:
+    """``slicebw node cleanup`` on the lab's node."""
+    return run("cleanup", "--state-dir", str(lab.state), "--netns", lab.net.node.path, *arguments)
 
 
 def shown(lab: FolderLab, *arguments: str) -> dict[str, Any]:
@@ -200,7 +201,10 @@ def test_somebody_elses_tree_is_named_and_neither_command_touches_it(lab: Folder
     before = qdiscs(lab.net)
     assert show(lab).stdout.splitlines()[0] == f"device {lab.net.uplink}: somebody else's htb: left alone"
     assert shown(lab)["root"] == "foreign"
-    done = cleanup(lab.net)
+    done = cleanup(lab)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "no tree of slicebw's on any device\nno table inet slicebw\n"
+    done = cleanup(lab, "--uplink", lab.net.uplink)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{lab.net.uplink}: no tree of slicebw's (root qdisc: htb)\nno table inet slicebw\n"
     assert qdiscs(lab.net) == before
@@ -214,16 +218,13 @@ def test_cleanup_leaves_the_node_as_it_was_found_and_the_ledger_where_it_is(lab:
     wait_until(lambda: row(lab, "coral/coral")["used_bytes"] == sent, "it is counted", seconds=20)
     lab.stop()
     ledger = lab.ledger()
-    done = cleanup(lab.net)
+    done = cleanup(lab)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{lab.net.uplink}: tree removed\ntable inet slicebw removed\n"
     assert (qdiscs(lab.net), table(lab.net)) == found
     assert lab.ledger() == ledger
-    again = cleanup(lab.net)
-    assert (again.returncode, again.stdout) == (
-        0,
-        f"{lab.net.uplink}: no tree of slicebw's (root qdisc: noqueue)\nno table inet slicebw\n",
-    )
+    again = cleanup(lab)
+    assert (again.returncode, again.stdout) == (0, "no tree of slicebw's on any device\nno table inet slicebw\n")
     # An agent that comes back goes on with it.
     lab.start()
     assert lab.ledger().slices[SliceKey("coral", "coral")].standard.used_bytes == sent
@@ -231,25 +232,85 @@ def test_cleanup_leaves_the_node_as_it_was_found_and_the_ledger_where_it_is(lab:
     wait_until(lambda: row(lab, "coral/coral")["kernel_sent_bytes"] > 0, "it is limited again")
 
 
+def test_cleanup_finds_the_tree_on_a_device_that_is_not_the_default_route_s(lab: FolderLab) -> None:
+    lab.net.node.ip("link add spare type veth peer name other")
+    found = lab.net.node.run("tc", "qdisc", "show")
+    lab.write("node", node_object(device="spare", lineRate="1G"))
+    lab.start()
+    lab.stop()
+    assert lab.net.node.run("tc", "qdisc", "show") != found
+    assert cleanup(lab).stdout == "spare: tree removed\ntable inet slicebw removed\n"
+    assert lab.net.node.run("tc", "qdisc", "show") == found
+
+
+def test_while_an_agent_is_at_work_cleanup_says_so_and_changes_nothing(lab: FolderLab) -> None:
+    start(lab)
+    before = classes(lab.net.node, lab.net.uplink).keys()
+    done = cleanup(lab)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"slicebw: an agent is at work (it holds {lab.state}/lock)")
+    assert done.stderr.count("\n") == 1
+    assert classes(lab.net.node, lab.net.uplink).keys() == before
+
+
+def test_usage_is_forgotten_where_that_is_asked_for(lab: FolderLab) -> None:
+    start(lab)
+    lab.stop()
+    (lab.state / "ledger.corrupt-0").write_text("set aside some day")
+    done = cleanup(lab, "--forget-usage")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == f"ledger in {lab.state} removed"
+    assert [path.name for path in lab.state.iterdir()] == ["lock"]
+
+
+def test_a_pod_that_cleans_up_waits_for_the_agent_s_end_and_keeps_others_away(lab: FolderLab, tmp_path: Path) -> None:
+    found = qdiscs(lab.net), table(lab.net)
+    start(lab)
+    place = ("--state-dir", str(lab.state), "--netns", lab.net.node.path)
+    cleaner = Slicebw(tmp_path / "cleaner.log", "node", "cleanup", "--stay", *place)
+    cleaner.start()
+    try:
+        wait_until(lambda: "waiting until it has stopped" in cleaner.log.read_text(), "it waits for the agent")
+        assert cleaner.probe("/readyz") == 0
+        assert lab.classes()
+        lab.stop()
+        cleaner.wait_ready()
+        assert (qdiscs(lab.net), table(lab.net)) == found
+        logged = len(lab.log())
+        lab.start_unready()
+        wait_until(lambda: "waiting until it has stopped" in lab.log()[logged:], "another agent waits")
+        assert cleaner.probe("/healthz") == 200
+        assert (qdiscs(lab.net), table(lab.net)) == found
+        cleaner.stop()
+        assert cleaner.exit_code() == 0
+        assert lab.agent is not None
+        lab.agent.wait_ready()  # its turn
+    finally:
+        cleaner.kill()
+
+
 def test_where_there_is_no_uplink_one_line_says_what_to_name(tmp_path: Path, kernel: None) -> None:
     namespace = Namespace("bare")
     try:
-        for command in (("show", "--state-dir", str(tmp_path)), ("cleanup",)):
-            done = run(*command, "--netns", namespace.path)
-            assert (done.returncode, done.stdout) == (1, "")
-            line = done.stderr.splitlines()[-1]
-            assert line.startswith("slicebw: ")
-            assert "default route" in line
-            named = run(*command, "--netns", namespace.path, "--uplink", "up7")
+        place = ("--state-dir", str(tmp_path), "--netns", namespace.path)
+        done = run("show", *place)
+        assert (done.returncode, done.stdout) == (1, "")
+        line = done.stderr.splitlines()[-1]
+        assert line.startswith("slicebw: ")
+        assert "default route" in line
+        done = run("cleanup", *place)  # which needs to know of none
+        assert (done.returncode, done.stdout) == (0, "no tree of slicebw's on any device\nno table inet slicebw\n")
+        for command in ("show", "cleanup"):
+            named = run(command, *place, "--uplink", "up7")
             assert "there is no device named up7; there are lo" in named.stderr
-            assert "Traceback" not in done.stderr + named.stderr
+            assert "Traceback" not in named.stderr
     finally:
         namespace.close()
 
 
 def test_without_net_admin_both_say_how_to_get_it(net: Topology, tmp_path: Path) -> None:
     setpriv = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", "--")
-    for command in (("show", "--state-dir", str(tmp_path)), ("cleanup",)):
-        done = run(*command, "--netns", net.node.path, prefix=setpriv)
+    for command in ("show", "cleanup"):
+        done = run(command, "--state-dir", str(tmp_path), "--netns", net.node.path, prefix=setpriv)
         assert done.returncode == 1
         assert "CAP_NET_ADMIN is missing" in done.stderr

@@ -138,6 +138,14 @@ class _File(Generic[_T]):
             then = f"; {self._set_aside(untrusted.word)}" if set_aside else ""
             return None, f"{self._path} {untrusted}{then}"
 
+    def remove(self) -> None:
+        """Remove the file, and all that was set aside of it. Raises SaveError."""
+        try:
+            for path in (self._path, *self._path.parent.glob(f"{self._path.name}.*")):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SaveError(f"cannot remove {error.filename}: {error.strerror or error}") from error
+
     def _decode(self, content: bytes) -> _T:
         if not content:
             raise _UntrustedError("empty", "is empty")
@@ -219,6 +227,11 @@ class FileStore:
     def save_wishes(self, snapshot: Snapshot) -> None:
         """Replace the wishes on disk. Raises SaveError."""
         self._wishes.save(lambda: snapshot)
+
+    def forget(self) -> None:
+        """Remove every file of both, those that were set aside too. Raises SaveError."""
+        self._ledger.remove()
+        self._wishes.remove()
 
 
 class _Accounts:

@@ -1,11 +1,8 @@
 """``slicebw agent``."""
 
-import fcntl
 import logging
-import os
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +11,7 @@ import click
 
 from slicebw import __version__
 from slicebw.cli import options
+from slicebw.cli.lock import node_lock
 from slicebw.cli.services import Service, ThreadService, api_thread, run, serve_health, stop_signal
 from slicebw.core.errors import UsageError
 
@@ -82,7 +80,7 @@ def agent(
     namespaces.check_privileges()
     stop = stop_signal()
     with ExitStack() as stack:
-        stack.enter_context(_node_lock(state_dir, stop))
+        stack.enter_context(node_lock(state_dir, stop))
         if stop.is_set():
             return
         edges = _edges(node, manifests, kubeconfig, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
@@ -157,29 +155,3 @@ def _metrics(loop: "Loop", edges: _Edges) -> "Iterator[Collector]":
     yield AgentMetrics(lambda: loop.cycle, reporter)
     if health is not None:
         yield ApiMetrics(health)
-
-
-@contextmanager
-def _node_lock(state_dir: Path, stop: threading.Event) -> Iterator[None]:
-    """Hold the state folder's lock; two agents of one node (a rolling update) take turns. Raises UsageError."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UsageError(
-            f"--state-dir {state_dir}: cannot be used ({error.strerror}); name a writable folder that is kept"
-        ) from error
-    try:
-        told = False
-        while not stop.is_set():
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    log.warning("another agent holds %s; waiting until it has stopped", state_dir / "lock")
-                told = True
-                stop.wait(0.2)
-        yield
-    finally:
-        os.close(descriptor)

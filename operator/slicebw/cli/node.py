@@ -1,4 +1,4 @@
-"""``slicebw node show`` and ``slicebw node cleanup``: for whoever debugs a node at 3 a.m."""
+"""``slicebw node show``: for whoever debugs a node at 3 a.m."""
 
 import json
 import sys
@@ -11,7 +11,8 @@ import click
 import yaml
 
 from slicebw.cli import options
-from slicebw.core.changes import Classification, RemoveRoot, RemoveTable
+from slicebw.cli.cleanup import cleanup
+from slicebw.core.changes import Classification
 from slicebw.core.errors import KernelError, UsageError
 from slicebw.core.ledger import Ledger, SliceAccount
 from slicebw.core.model import TrafficClass
@@ -22,6 +23,9 @@ from slicebw.core.tree import DEFAULT_ID, ROOT_ID, ObservedTree, RootQdisc, clas
 @click.group()
 def node() -> None:
     """Look at this node, or take slicebw off it."""
+
+
+node.add_command(cleanup)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,48 +71,11 @@ def show(state_dir: Path, netns: str | None, uplink: str | None, output: str) ->
         yaml.safe_dump(_plain(found), sys.stdout, sort_keys=False)
 
 
-@node.command()
-@options.netns
-@options.uplink
-def cleanup(netns: str | None, uplink: str | None) -> None:
-    """Remove the tree and the table; the kernel puts its default qdisc back. Stop the agent first, it would return.
-
-    The ledger stays: an agent that comes back goes on with it.
-    """
-    from slicebw.kernel.htb import HtbShaper
-    from slicebw.kernel.nft import NftClassifier
-
-    _enter(netns)
-    shaper = HtbShaper()
-    tree = shaper.read(uplink)
-    if tree.root is RootQdisc.OURS:
-        failed = shaper.apply(tree.device, (RemoveRoot(),), 0)
-        if failed:
-            raise KernelError(f"the tree of {tree.device} could not be removed: {failed[0].reason}")
-        click.echo(f"{tree.device}: tree removed")
-    else:
-        click.echo(f"{tree.device}: no tree of slicebw's (root qdisc: {tree.root_kind})")
-    classifier = NftClassifier()
-    if classifier.read().present:
-        classifier.apply(RemoveTable())
-        click.echo("table inet slicebw removed")
-    else:
-        click.echo("no table inet slicebw")
-
-
-def _enter(netns: str | None) -> None:
-    from slicebw.kernel import netns as namespaces
-
-    namespaces.check_privileges()
-    if netns:
-        namespaces.enter(netns)
-
-
 def _kernel(netns: str | None, device: str | None) -> tuple[ObservedTree, Classification]:
     from slicebw.kernel.htb import HtbShaper
     from slicebw.kernel.nft import NftClassifier
 
-    _enter(netns)
+    options.enter(netns)
     shaper = HtbShaper()
     try:
         return shaper.read(device), NftClassifier().read()

@@ -97,6 +97,17 @@ netns = click.option(
     envvar="SLICEBW_NETNS",
     help="Shape in this network namespace (a path such as /run/netns/NAME); the API is reached from the present one.",
 )
+
+
+def enter(path: str | None) -> None:
+    """Make sure that the kernel may be changed, and go into the network namespace named, if any. Raises UsageError."""
+    from slicebw.kernel import netns as namespaces
+
+    namespaces.check_privileges()
+    if path:
+        namespaces.enter(path)
+
+
 uplink = click.option(
     "--uplink",
     envvar="SLICEBW_UPLINK",

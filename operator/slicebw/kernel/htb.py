@@ -79,6 +79,10 @@ class HtbShaper:
             line_rate_bps=self._line_rate_bps(link),
         )
 
+    def shaped(self) -> list[str]:
+        """The names of all devices whose root qdisc is ours, whichever was the uplink. Raises KernelError."""
+        return [link.name for link in self._links.all() if self._is_ours(link)]
+
     def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
         """Carry out changes in order; a failed one does not stop the others. Raises UplinkError, KernelError.
 
@@ -124,6 +128,16 @@ class HtbShaper:
             self._netlink = NetlinkSocket()
         self._own_ports.add(self._netlink.port)
         return self._netlink
+
+    def _is_ours(self, link: Link) -> bool:
+        try:
+            root = self._root(link)
+            if not may_be_ours(root):
+                return False
+            classes = read_classes(self._socket(), link.ifindex, self._decoder)
+        except RefusedError:
+            return False  # it is gone, as pods' devices go
+        return owner(root, classes) is RootQdisc.OURS
 
     def _root(self, link: Link) -> Root:
         return read_root(self._socket(), link.ifindex)

@@ -63,6 +63,13 @@ class Links:
             )
         return found
 
+    def all(self) -> list[Link]:
+        """Every device of the namespace. Raises KernelError."""
+        try:
+            return [_link(message) for message in self._netlink().get_links()]
+        except NetlinkError as error:
+            raise KernelError(f"listing devices: {error}") from error
+
     def default_route_ifindex(self) -> int | None:
         """The device of the IPv4 default route with the lowest metric, else of the IPv6 one; None where there is none.
 
@@ -110,7 +117,7 @@ class Links:
         return _link(answer[0]) if answer else None
 
     def _names(self) -> str:
-        return ", ".join(_link(message).name for message in self._netlink().get_links())
+        return ", ".join(link.name for link in self.all())
 
     def _default_routes(self, family: int) -> Iterator[tuple[int, int]]:
         """(metric, device number) of each default route, in the kernel's order."""
