@@ -1,11 +1,13 @@
 """The roles of manifests/base are enough for what the agent and the controller do, and for no more than that."""
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from kubernetes import client, config
 
 from slicebw.api import kinds
 from slicebw.controller.loop import StatusLoop
@@ -15,11 +17,13 @@ from slicebw.kube.client import ApiRefused
 from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
 from slicebw.kube.report import ApiReporter
 from slicebw.kube.resources import SLICE_BANDWIDTHS
-from tests.api.cluster import REPOSITORY, Cluster, eventually, slice_bandwidth
+from tests.api.cluster import REPOSITORY, Cluster, eventually, node_bandwidth, slice_bandwidth
 from tests.api.conftest import Watcher
 from tests.support.reports import capped_note, node_report, usage_report
 
 Connect = Callable[[Path], ApiThread]
+Account = Callable[..., Path]
+Person = Callable[..., Path]
 BASE = REPOSITORY / "manifests" / "base"
 NAMESPACE = "slicebw-system"
 
@@ -27,7 +31,7 @@ NAMESPACE = "slicebw-system"
 @pytest.fixture
 def roles(cluster: Cluster) -> Iterator[None]:
     """Accounts and roles as `kubectl apply -k manifests/base` makes them."""
-    files = ("namespace.yaml", "agent-rbac.yaml", "controller-rbac.yaml")
+    files = ("namespace.yaml", "agent-rbac.yaml", "controller-rbac.yaml", "people-rbac.yaml")
     arguments = [part for name in files for part in ("-f", str(BASE / name))]
     cluster.kubectl("apply", *arguments)
     yield
@@ -36,24 +40,67 @@ def roles(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def account(cluster: Cluster, roles: None, tmp_path: Path) -> Callable[[str], Path]:
+def account(cluster: Cluster, roles: None, tmp_path: Path) -> Account:
     """Makes a kubeconfig for a service account."""
 
-    def make(name: str) -> Path:
+    def make(name: str, namespace: str = NAMESPACE) -> Path:
         request = {"spec": {"audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 3600}}
-        answer = cluster.core.create_namespaced_service_account_token(name, NAMESPACE, request)
+        answer = cluster.core.create_namespaced_service_account_token(name, namespace, request)
         document = yaml.safe_load(cluster.kubeconfig.read_text())
         document["users"][0]["user"] = {"token": answer.status.token}
-        path = tmp_path / name
+        path = tmp_path / f"{namespace}.{name}"
         path.write_text(yaml.safe_dump(document))
         return path
 
     return make
 
 
+@pytest.fixture
+def person(cluster: Cluster, account: Account) -> Iterator[Person]:
+    """Makes a service account in a namespace that may there do what the cluster roles say; gives its kubeconfig."""
+    everywhere: list[str] = []
+
+    def make(namespace: str, *cluster_roles: str, in_all_namespaces: bool = False) -> Path:
+        cluster.core.create_namespaced_service_account(namespace, {"metadata": {"name": "person"}})
+        for role in cluster_roles:
+            binding = [f"{namespace}-{role}", f"--clusterrole={role}", f"--serviceaccount={namespace}:person"]
+            if in_all_namespaces:
+                cluster.kubectl("create", "clusterrolebinding", *binding)
+                everywhere.append(binding[0])
+            else:
+                cluster.kubectl("create", "rolebinding", *binding, "--namespace", namespace)
+        return account("person", namespace)
+
+    yield make
+    for name in everywhere:
+        cluster.kubectl("delete", "clusterrolebinding", name)
+
+
+def can(cluster: Cluster, who: Path, verb: str, resource: str, namespace: str = "") -> bool:
+    """What ``kubectl auth can-i`` says; "" as the namespace stands for all of them."""
+    place = ["--namespace", namespace] if namespace else ["--all-namespaces"]
+    kubectl = [str(cluster.folder / "assets" / "kubectl"), "--kubeconfig", str(who)]
+    kind, _, subresource = resource.partition("/")
+    words = [*kubectl, "auth", "can-i", verb, kind, *place]
+    if subresource:
+        words += ["--subresource", subresource]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() in {"yes", "no"}, done.stderr
+    return done.stdout.strip() == "yes"
+
+
+def forbidden(request: Callable[..., object], *arguments: object) -> bool:
+    """Whether the API server refuses a request for want of a role."""
+    try:
+        request(*arguments)
+    except client.ApiException as error:
+        return int(error.status) == 403
+    return False
+
+
 def test_an_agent_may_do_all_it_does(
     cluster: Cluster,
-    account: Callable[[str], Path],
+    account: Account,
     start_feed: Callable[[Path, str], Watcher],
     namespace: str,
     node: str,
@@ -81,9 +128,7 @@ def test_an_agent_may_do_all_it_does(
     assert watcher.api.health.failures == {}, "nothing was refused, nor asked in vain"
 
 
-def test_an_agent_may_not_change_limits(
-    cluster: Cluster, account: Callable[[str], Path], connect: Connect, namespace: str
-) -> None:
+def test_an_agent_may_not_change_limits(cluster: Cluster, account: Account, connect: Connect, namespace: str) -> None:
     cluster.create(slice_bandwidth(namespace, "codeen"))
     api = connect(account("slicebw-agent"))
     changed = slice_bandwidth(namespace, "codeen", standard={"maxRate": "10G"})
@@ -93,7 +138,7 @@ def test_an_agent_may_not_change_limits(
 
 
 def test_the_controller_may_do_all_it_does_and_not_change_limits(
-    cluster: Cluster, account: Callable[[str], Path], connect: Connect, namespace: str, node: str
+    cluster: Cluster, account: Account, connect: Connect, namespace: str, node: str
 ) -> None:
     cluster.create(slice_bandwidth(namespace, "codeen"))
     agent = ApiReporter(connect(cluster.kubeconfig), node)
@@ -119,3 +164,104 @@ def test_the_controller_may_do_all_it_does_and_not_change_limits(
         loop.stop()
         thread.join()
         feed.stop()
+
+
+def test_no_agent_and_no_controller_reads_secrets_or_writes_limits(
+    cluster: Cluster, account: Account, namespace: str
+) -> None:
+    cluster.create(slice_bandwidth(namespace, "codeen"))
+    cluster.core.create_namespaced_secret(namespace, {"metadata": {"name": "key"}})
+    for name in ("slicebw-agent", "slicebw-controller"):
+        who = account(name)
+        for verb in ("get", "list", "watch", "create", "update", "patch", "delete"):
+            assert not can(cluster, who, verb, "secrets", namespace)
+            assert can(cluster, who, verb, "slicebandwidths.slicebw.io", namespace) == (verb in {"list", "watch"})
+        for verb, resource in (("create", "pods"), ("create", "pods/exec"), ("create", "serviceaccounts/token")):
+            assert not can(cluster, who, verb, resource, namespace)
+        api = config.new_client_from_config(str(who))
+        core, custom = client.CoreV1Api(api), client.CustomObjectsApi(api)
+        place = (kinds.GROUP, kinds.VERSION, namespace, "slicebandwidths")
+        assert forbidden(core.read_namespaced_secret, "key", namespace)
+        assert forbidden(core.list_secret_for_all_namespaces)
+        assert forbidden(custom.patch_namespaced_custom_object, *place, "codeen", {"spec": {"share": 9}})
+        assert forbidden(custom.delete_namespaced_custom_object, *place, "codeen")
+    assert cluster.read(kinds.SLICE_BANDWIDTH, "codeen", namespace)["spec"]["share"] == 1
+
+
+def test_an_owner_sees_its_own_slice_and_its_usage_and_events_and_changes_none_of_them(
+    cluster: Cluster,
+    connect: Connect,
+    person: Person,
+    new_namespace: Callable[[], str],
+    node: str,
+) -> None:
+    mine, other = new_namespace(), new_namespace()
+    reporter = ApiReporter(connect(cluster.kubeconfig), node)
+    reporter.start()
+    for namespace in (mine, other):
+        cluster.create(slice_bandwidth(namespace, "codeen"))
+        reporter.report([usage_report(namespace)], [], [capped_note(namespace)], None)
+    eventually(lambda: reporter.waiting == 0)
+
+    # What `view` is made of by the controller manager, which is not here: ours, and what it holds anyway.
+    owner = person(mine, "slicebw-view", "system:aggregate-to-view")
+    for resource in ("slicebandwidths.slicebw.io", "bandwidthusages.slicebw.io", "events"):
+        for verb in ("get", "list", "watch"):
+            assert can(cluster, owner, verb, resource, mine)
+            assert not can(cluster, owner, verb, resource, other)
+            assert not can(cluster, owner, verb, resource)
+        for verb in ("create", "update", "patch", "delete"):
+            assert not can(cluster, owner, verb, resource, mine)
+    assert not can(cluster, owner, "patch", "slicebandwidths.slicebw.io/status", mine)
+
+    api = config.new_client_from_config(str(owner))
+    core, custom = client.CoreV1Api(api), client.CustomObjectsApi(api)
+    usage = f"codeen.{node}"
+    for plural, name in (("slicebandwidths", "codeen"), ("bandwidthusages", usage)):
+        there, elsewhere = ((kinds.GROUP, kinds.VERSION, namespace, plural) for namespace in (mine, other))
+        assert custom.get_namespaced_custom_object(*there, name)["metadata"]["namespace"] == mine
+        assert [one["metadata"]["name"] for one in custom.list_namespaced_custom_object(*there)["items"]] == [name]
+        assert forbidden(custom.get_namespaced_custom_object, *elsewhere, name)
+        assert forbidden(custom.list_namespaced_custom_object, *elsewhere)
+        assert forbidden(custom.list_cluster_custom_object, kinds.GROUP, kinds.VERSION, plural)
+        assert forbidden(custom.patch_namespaced_custom_object, *there, name, {"metadata": {"labels": {"a": "b"}}})
+        assert forbidden(custom.delete_namespaced_custom_object, *there, name)
+    assert [one.reason for one in core.list_namespaced_event(mine).items] == ["BandwidthCapped"]
+    assert forbidden(core.list_namespaced_event, other)
+    assert forbidden(core.delete_collection_namespaced_event, mine)
+
+
+def test_the_server_s_view_takes_up_ours_and_its_edit_and_admin_take_no_more(cluster: Cluster, roles: None) -> None:
+    """Which roles go into which, by the API server's own rules; to carry that out is the controller manager's."""
+    rbac = client.RbacAuthorizationV1Api(cluster.core.api_client)
+    ours = [role for role in rbac.list_cluster_role().items if role.metadata.name.startswith("slicebw-")]
+    assert len(ours) == 4
+    for taker, taken in (("view", {"slicebw-view"}), ("edit", set()), ("admin", set())):
+        selectors = rbac.read_cluster_role(taker).aggregation_rule.cluster_role_selectors
+        found = {
+            role.metadata.name
+            for role in ours
+            for selector in selectors
+            if selector.match_labels.items() <= (role.metadata.labels or {}).items()
+        }
+        assert found == taken
+
+
+def test_an_operator_sets_limits_and_modes_and_forges_no_usage(
+    cluster: Cluster, person: Person, namespace: str, node: str
+) -> None:
+    operator = person(namespace, "slicebw-operator", in_all_namespaces=True)
+    custom = client.CustomObjectsApi(config.new_client_from_config(str(operator)))
+    place = (kinds.GROUP, kinds.VERSION, namespace, "slicebandwidths")
+    custom.create_namespaced_custom_object(*place, slice_bandwidth(namespace, "codeen"))
+    custom.patch_namespaced_custom_object(*place, "codeen", {"spec": {"share": 9}})
+    custom.delete_namespaced_custom_object(*place, "codeen")
+    nodes = (kinds.GROUP, kinds.VERSION, "nodebandwidths")
+    custom.create_cluster_custom_object(*nodes, node_bandwidth(node, mode="Monitor"))
+    custom.delete_cluster_custom_object(*nodes, node)
+    assert custom.list_cluster_custom_object(kinds.GROUP, kinds.VERSION, "bandwidthusages")["items"] is not None
+    for verb in ("create", "update", "patch", "delete"):
+        assert not can(cluster, operator, verb, "bandwidthusages.slicebw.io")
+    for resource in ("slicebandwidths.slicebw.io/status", "nodebandwidths.slicebw.io/status"):
+        assert not can(cluster, operator, "patch", resource)
+    assert not can(cluster, operator, "get", "secrets")
