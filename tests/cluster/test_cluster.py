@@ -34,6 +34,13 @@ def test_every_node_runs_pods_of_its_own_network_and_pods_of_its_own(
         assert cluster.in_pod(pods[node.name], "ls", "/sys/class/net").split() == ["eth0", "lo"]
 
 
+def test_pods_run_as_other_users_too(cluster: ClusterLab, namespace: str, workload: str) -> None:
+    user = {"runAsNonRoot": True, "runAsUser": 65534, "runAsGroup": 65534}
+    cluster.apply(workload_daemon_set(namespace, "users", workload, securityContext=user))
+    for pod in cluster.running_pods(namespace, count=2, app="users").values():
+        assert cluster.in_pod(pod, "id", "-u").strip() == "65534"
+
+
 def test_pods_reach_each_other_across_nodes(cluster: ClusterLab, pods: dict[str, Any]) -> None:
     first, second = (pods[node.name] for node in cluster.nodes)
     cluster.in_pod(first, "ping", "-c", "1", "-w", "20", second.status.pod_ip)
