@@ -1,0 +1,139 @@
+"""The simulated agents' reports: one process, with the product's own reporter and gate for each node.
+
+What is simulated is the kernel behind them, and that they share connections: each of them has its own outbox, its own
+write budget, asks for the usages of an earlier agent, and makes a pass every ten seconds.
+"""
+
+import heapq
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from typing import Final
+
+from slicebw.agent.gate import SILENCE_NS, Gate
+from slicebw.core.clock import NS
+from slicebw.core.pacing import LONGEST_NS
+from slicebw.core.reports import EventNote
+from slicebw.kube.background import ApiThread
+from slicebw.kube.report import ApiReporter
+from tests.bench.simulator.fleet import Fleet, SimulatedNode
+from tests.bench.simulator.traffic import MeteredConnection, Traffic, TrafficMeter
+
+REPORT_INTERVAL_NS: Final = 60 * NS
+AGE_S: Final = 3600
+"""How long the periods have been running at the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """Ask for a cap: of the slice with this index on this node."""
+
+    node: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CapMade:
+    """A slice was capped, and reported so, at ``at_s`` of the monotonic clock, which all processes share."""
+
+    namespace: str
+    at_s: float
+
+
+class Stop:
+    """Ask for the end."""
+
+
+class Look:
+    """Ask for :class:`Reported`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the fleet has reported so far. ``late_s``: by how much the latest pass came later than it was due."""
+
+    started: int
+    waiting: int
+    writes: int
+    unanswered: int
+    traffic: Traffic
+    late_s: float
+
+
+class _Agent:
+    """One node's pass, gate and reporter."""
+
+    def __init__(self, api: ApiThread, node: SimulatedNode) -> None:
+        self.node = node
+        self.reporter = ApiReporter(api, node.name)
+        self._gate = Gate(REPORT_INTERVAL_NS)
+        # Ten minutes' silence of a thousand nodes ends at a thousand different times, though all start within one.
+        self._age_ns: int = node.number * 7919 * NS % SILENCE_NS
+
+    def start(self) -> None:
+        self.reporter.start()
+
+    def make_pass(self, events: tuple[EventNote, ...] = ()) -> None:
+        now_s = time.time()
+        now_ns, self._age_ns = time.monotonic_ns() - self._age_ns, 0
+        due, over = self._gate.due(self.node.usages(now_s), now_ns)
+        report = self.node.node_report(now_s)
+        self.reporter.report(due, over, events, report if self._gate.node_due(report, now_ns) else None)
+
+
+class Reporting:
+    """All agents' reports, in the calling thread and one :class:`ApiThread`."""
+
+    def __init__(self, kubeconfig: str, fleet: Fleet, ramp_s: float) -> None:
+        self._meter = TrafficMeter()
+        self._api = ApiThread(lambda: MeteredConnection.load(kubeconfig, self._meter), "slicebw-agent/simulated")
+        self._api.start()
+        begun_s = int(time.time()) - AGE_S
+        self._agents = [_Agent(self._api, SimulatedNode(fleet, number, begun_s)) for number in range(fleet.nodes)]
+        now = time.monotonic()
+        self._due = [(now + ramp_s * number / fleet.nodes, number) for number in range(fleet.nodes)]
+        self._started = 0
+        self._late_s = 0.0
+
+    def serve(self, pipe: Pipe) -> None:
+        """Make passes when they are due, and do what is asked, until asked to stop."""
+        while True:
+            if pipe.poll(max(0.0, self._due[0][0] - time.monotonic())):
+                match pipe.recv():
+                    case Cap(node, index):
+                        pipe.send(self._cap(node, index))
+                    case Look():
+                        pipe.send(self._look())
+                    case _:
+                        self._api.stop()
+                        return
+            if self._due[0][0] <= time.monotonic():
+                self._next_pass()
+
+    def _next_pass(self) -> None:
+        due, number = heapq.heappop(self._due)
+        agent = self._agents[number]
+        self._late_s = time.monotonic() - due
+        if self._started <= number:
+            agent.start()
+            self._started += 1
+        agent.make_pass()
+        heapq.heappush(self._due, (due + LONGEST_NS / NS, number))
+
+    def _cap(self, number: int, index: int) -> CapMade:
+        agent = self._agents[number]
+        key, note = agent.node.cap(index, time.time())
+        at_s = time.monotonic()
+        agent.make_pass((note,))
+        return CapMade(key.namespace, at_s)
+
+    def _look(self) -> Reported:
+        waiting = sum(agent.reporter.waiting for agent in self._agents)
+        writes = sum(agent.reporter.writes for agent in self._agents)
+        unanswered = sum(agent.reporter.reported() is None for agent in self._agents)
+        return Reported(self._started, waiting, writes, unanswered, self._meter.now(), self._late_s)
+
+
+def run(pipe: Pipe, kubeconfig: str, fleet: Fleet, ramp_s: float) -> None:
+    """The process's body. Agents start one after the other within ``ramp_s``."""
+    Reporting(kubeconfig, fleet, ramp_s).serve(pipe)
