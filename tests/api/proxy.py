@@ -41,6 +41,10 @@ class FaultProxy:
     def __init__(self, kubeconfig: Path, folder: Path) -> None:
         """Start in front of the API server that ``kubeconfig`` names; see :attr:`kubeconfig` for the way through."""
         self.requests: list[Request] = []
+        self.sent_bytes = 0
+        """Of the bodies of requests."""
+        self.received_bytes = 0
+        """Of the bodies of answers, watches included."""
         self.kubeconfig = folder / "proxied"
         self._upstream = connection.load(str(kubeconfig))
         self._answer: Callable[[Request], int | None] = lambda _: None
@@ -143,8 +147,8 @@ class FaultProxy:
             await asyncio.Event().wait()
         status = self._answer(seen)
         if status is not None:
-            body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": "Fault"}
-            return web.json_response(body, status=status)
+            fault = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": "Fault"}
+            return web.json_response(fault, status=status)
         headers = {
             name: value
             for name, value in request.headers.items()
@@ -152,13 +156,16 @@ class FaultProxy:
         }
         url = self._upstream.server + request.path_qs
         timeout = aiohttp.ClientTimeout(total=None)
+        body = await request.read()
+        self.sent_bytes += len(body)
         async with self._session.request(
-            request.method, url, data=await request.read() or None, headers=headers, timeout=timeout
+            request.method, url, data=body or None, headers=headers, timeout=timeout
         ) as answer:
             response = web.StreamResponse(status=answer.status)
             response.content_type = answer.content_type
             await response.prepare(request)
             async for chunk in answer.content.iter_any():
+                self.received_bytes += len(chunk)
                 if not (self._mute and "watch=true" in request.query_string):
                     await response.write(chunk)
             await response.write_eof()

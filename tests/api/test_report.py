@@ -13,6 +13,7 @@ from slicebw.api import bandwidth_usage, kinds
 from slicebw.core.model import SliceKey
 from slicebw.core.reports import EventNote, Reason, UsageReport
 from slicebw.kube.background import ApiThread
+from slicebw.kube.recall import usages_of_node
 from slicebw.kube.report import ApiReporter
 from tests.api.cluster import Cluster, eventually, node_bandwidth, throughout
 from tests.api.proxy import FaultProxy, Request
@@ -380,6 +381,26 @@ def test_a_lost_ledger_finds_this_nodes_usages_again(
 
     later = Reporting(connect(cluster.kubeconfig), node)
     assert set(eventually(later.reporter.reported)) == reports
+
+
+@pytest.mark.parametrize("few", [0, 2_000])
+def test_what_was_written_last_is_found_however_many_usages_there_are(
+    few: int, cluster: Cluster, connect: Connect, new_namespace: Callable[[], str], node: str
+) -> None:
+    namespace = new_namespace()
+    reporting = Reporting(connect(cluster.kubeconfig), node)
+    Reporting(connect(cluster.kubeconfig), "another-node").usages(usage_report(namespace))
+
+    def found() -> set[UsageReport]:
+        return set(reporting.api.call(usages_of_node(reporting.api.client, node, few), 30.0))
+
+    for used_bytes in range(5):
+        report = usage_report(namespace, standard=class_usage(used_bytes))
+        reporting.usages(report)
+        reporting.settled()
+        assert found() == {report}
+    new_namespace()  # a version that the API server's memory of usages hears nothing about
+    assert found() == {report}
 
 
 def test_a_lost_ledger_is_not_mistaken_for_what_an_earlier_agent_wrote(

@@ -9,7 +9,11 @@ from slicebw.core.reports import NodeReport, UsageReport
 
 NS: Final = 1_000_000_000
 SILENCE_NS: Final = 600 * NS
-"""A report is repeated after this time even if nothing moved, so that its reader can tell quiet from dead."""
+"""Whatever moved, be it by a byte, is reported after this time, and the node's own state even if nothing did: so its
+reader can tell quiet from dead."""
+IDLE_NS: Final = 3600 * NS
+"""A usage in which nothing moved is repeated after this time only: there are many of them, and the node speaks for it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,8 @@ class Gate:
     """Remembers what was reported last, and lets through what is due.
 
     At once: a cap set or lifted, a period begun, limits or class changed, a problem found or gone. After
-    ``interval_ns`` (60 s by default): usage that moved by 1 % of the budget. After 10 min: anything.
+    ``interval_ns`` (60 s by default): usage that moved by 1 % of the budget. After 10 min: usage that moved at all, and
+    the node's state. After an hour: anything.
     """
 
     def __init__(self, interval_ns: int) -> None:
@@ -70,7 +75,9 @@ class Gate:
         if last.occasion != occasion:
             return True
         quiet_ns = now_ns - last.at_ns
-        return quiet_ns >= SILENCE_NS or (quiet_ns >= self.interval_ns and _moved(last.report, report))
+        if quiet_ns >= self.interval_ns and _moved(last.report, report):
+            return True
+        return quiet_ns >= (IDLE_NS if report == last.report else SILENCE_NS)
 
 
 def _occasion(report: UsageReport) -> tuple[object, ...]:

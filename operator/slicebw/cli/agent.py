@@ -138,10 +138,10 @@ def _edges(node: str, manifests: Path | None, kubeconfig: Path | None, wake: Cal
         folder_feed = FolderFeed(manifests, node, wake)
         folder_reporter = FolderReporter(manifests, node)
         return _Edges(folder_feed, folder_reporter, [folder_reporter, folder_feed])
+    api = api_thread(kubeconfig, "agent")  # before anything imports kopf
     from slicebw.kube.feed import ApiFeed
     from slicebw.kube.report import ApiReporter
 
-    api = api_thread(kubeconfig, "agent")
     feed = ApiFeed(api, node, wake)
     reporter = ApiReporter(api, node)
     return _Edges(feed, reporter, [api, feed, reporter], (api.health, reporter))

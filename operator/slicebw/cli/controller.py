@@ -40,12 +40,12 @@ def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int
 
     Several may run at once: they write the same.
     """
-    from slicebw.controller.loop import StatusLoop
-    from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
-
     stop = stop_signal()
     with ExitStack() as stack:
-        api = api_thread(kubeconfig, "controller")
+        api = api_thread(kubeconfig, "controller")  # before anything imports kopf
+        from slicebw.controller.loop import StatusLoop
+        from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
+
         feed = ApiClusterFeed(api, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
         loop = StatusLoop(feed, ApiClusterWriter(api, feed), status_interval_s=status_interval)
         thread = _LoopThread(loop)

@@ -10,14 +10,14 @@ from typing import Final
 
 from slicebw.api import bandwidth_usage, event, kinds, node_bandwidth
 from slicebw.api.conditions import Condition
-from slicebw.api.fields import FieldError
 from slicebw.core.model import SliceKey, TrafficClass
 from slicebw.core.reports import EventNote, NodeReport, UsageReport
 from slicebw.kube.background import ApiThread
 from slicebw.kube.backoff import Backoff
 from slicebw.kube.client import ApiRefused, ApiUnreachable
 from slicebw.kube.outbox import Entry, Outbox, TokenBucket, Urgency
-from slicebw.kube.resources import BANDWIDTH_USAGES, EVENTS, NODE_BANDWIDTHS, NODES, Object, missing
+from slicebw.kube.recall import usages_of_node
+from slicebw.kube.resources import BANDWIDTH_USAGES, EVENTS, NODE_BANDWIDTHS, NODES, missing
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class ApiReporter:
         self._node_uid: tuple[str | None, float] | None = None
         self._conditions: tuple[Condition, ...] | None = None
         self._reported: tuple[UsageReport, ...] | None = None
+        self._recalling = asyncio.Lock()
         self.writes = 0
         """Requests that were answered well so far."""
 
@@ -287,25 +288,9 @@ class ApiReporter:
         """Ask for this node's usages as an earlier agent left them. Raises ApiUnreachable, ApiRefused."""
         if self._reported is not None:
             return
-        selector = f"{kinds.LABEL_NODE}={kinds.label_value(self._node_name)}"
-        found = []
-        try:
-            async for page in self._api.client.pages(BANDWIDTH_USAGES, labelSelector=selector):
-                found += [report for obj in page.items if (report := self._own_report(obj)) is not None]
-        except ApiRefused as refusal:
-            if not refusal.kind_missing:
-                raise
-        # Unless the other task was faster: what came later may have usages of our own in it.
-        if self._reported is None:
-            self._reported = tuple(found)
-
-    def _own_report(self, obj: Object) -> UsageReport | None:
-        try:
-            usage = bandwidth_usage.parse(obj)
-        except FieldError as error:
-            log.warning("passed over: %s", error)
-            return None
-        return usage.report if usage.node_name == self._node_name else None
+        async with self._recalling:
+            if self._reported is None:  # the other task may have been faster; later there are usages of our own
+                self._reported = await usages_of_node(self._api.client, self._node_name)
 
     def _settle(self, write: _Write, refusal: ApiRefused) -> bool:
         """Whether a refused write is done with all the same: it is there already, or can never be."""

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -67,9 +67,9 @@ class Testbed:
         namespaces = [{"metadata": {"name": key.namespace}} for key in keys]
 
         async def create(client: ApiClient) -> None:
-            await _all(client.create(NODES, node) for node in nodes)
-            await _all(client.create(NAMESPACES, namespace) for namespace in namespaces)
-            await _all(
+            await all_of(client.create(NODES, node) for node in nodes)
+            await all_of(client.create(NAMESPACES, namespace) for namespace in namespaces)
+            await all_of(
                 client.apply(SLICE_BANDWIDTHS, fleet.slice_bandwidth(number), "kubectl")
                 for number in range(fleet.slices)
             )
@@ -141,10 +141,8 @@ class Testbed:
         theirs.close()
 
         def end() -> None:
-            try:
+            with suppress(OSError):  # it may have ended already
                 ours.send(reporting.Stop() if name == "agents" else watching.Stop())
-            except OSError:  # it has ended already
-                pass
             process.join(15)
             if process.is_alive():
                 process.kill()
@@ -184,7 +182,7 @@ def until(condition: Callable[[], object], what: str, seconds: float, every_s: f
     return time.monotonic() - begun
 
 
-async def _all(work: Iterator[Coroutine[Any, Any, object]]) -> None:
+async def all_of(work: Iterator[Coroutine[Any, Any, object]]) -> None:
     """Run coroutines, a few at a time; one that the API server has no time for is not lost: it raises."""
     gate = asyncio.Semaphore(CONCURRENT)
 

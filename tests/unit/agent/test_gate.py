@@ -20,11 +20,20 @@ def is_due(gate: Gate, report: UsageReport, seconds: int) -> bool:
     return bool(gate.due([report], seconds * NS)[0])
 
 
-def test_the_first_report_goes_at_once_and_its_repetition_after_ten_minutes() -> None:
+def test_the_first_report_goes_at_once_and_its_repetition_after_an_hour() -> None:
     gate = Gate(60 * NS)
     assert is_due(gate, REPORT, 0)
-    assert not is_due(gate, REPORT, 599)
-    assert is_due(gate, REPORT, 600)
+    assert not is_due(gate, REPORT, 3599)
+    assert is_due(gate, REPORT, 3600)
+    assert not is_due(gate, REPORT, 3601)
+
+
+def test_usage_that_moved_by_a_byte_waits_for_ten_minutes() -> None:
+    gate = Gate(60 * NS)
+    is_due(gate, REPORT, 0)
+    assert not is_due(gate, used(1), 599)
+    assert is_due(gate, used(1), 600)
+    assert not is_due(gate, used(1), 1200)
 
 
 def test_usage_waits_for_one_percent_of_the_budget_and_the_interval() -> None:

@@ -1,0 +1,170 @@
+"""What agent and controller cost where they run, and what an agent costs the API server."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from tests.api.proxy import FaultProxy
+from tests.bench.agent_lab import AgentLab, agent_lab
+from tests.bench.frame import Row, at_most, count, say, single
+from tests.bench.gauges import cpu_s, peak_rss_mb, rss_mb, threads
+from tests.support.processes import Slicebw
+from tests.support.topology import wait_until
+
+WINDOW_S = float(os.environ.get("SLICEBW_BENCH_WINDOW_S", "130"))
+"""How long is looked at. What an agent does every ten minutes is only seen in a window of more than that."""
+QUIET_S = 6.0
+SENDERS = 10
+SENDER_RATE = "20M"
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """An agent at rest and at work, by the number of slices on its node; then a controller."""
+    window_s, senders = (5.0, 2) if quick else (WINDOW_S, SENDERS)
+    with agent_lab(pods=senders) as lab:
+        small, large = (10, 30) if quick else (100, 4_094)
+        _fill(lab, 0, small)
+        yield from _start_and_rest(lab, small, window_s, quick=quick)
+        yield from _requests(lab, small, window_s, quick=quick)
+        yield from _controller(lab, small, window_s)
+        say(f"{large - small:,} more slices")
+        _fill(lab, small, large)
+        yield from _large(lab, large, 3.0 if quick else 30.0)
+
+
+def _fill(lab: AgentLab, first: int, last: int) -> None:
+    """Slices, the first of which have real pods that could send."""
+    pods = lab.net.pods
+
+    def address(number: int) -> str:
+        return pods[number].address if number < len(pods) else f"10.9{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+    lab.add_slices(range(first, last), address, maxRate=SENDER_RATE)
+
+
+def started_s(process: Slicebw) -> float:
+    """Start a process; how long until it says that it is ready."""
+    begun = time.monotonic()
+    process.start()
+    process.wait_ready(120)
+    return time.monotonic() - begun
+
+
+def _start_and_rest(lab: AgentLab, slices: int, window_s: float, *, quick: bool) -> Iterator[Row]:
+    case = f"agent, {count(slices)}"
+    agent = lab.agent(name="resting")
+    with ExitStack() as stack:
+        stack.callback(agent.stop)
+        yield single(case, "start to ready", started_s(agent), "s")
+        _settle(agent, 2.0 if quick else 60.0)
+        cpu = _cpu_percent(agent.pid, window_s)
+        yield single(case, "resident memory", rss_mb(agent.pid), "MB", at_most(90))
+        yield single(case, "resident memory, peak", peak_rss_mb(agent.pid), "MB")
+        yield single(case, "threads", threads(agent.pid), "threads")
+        yield single(case, "CPU at rest", cpu, "% of a core", at_most(0.5))
+
+
+def _settle(agent: Slicebw, most_s: float) -> None:
+    """Wait until everything that the start brought with it is said and done, or the time is up."""
+    deadline = time.monotonic() + most_s
+    waiting = 1.0
+    while waiting and time.monotonic() < deadline:
+        time.sleep(0.5)
+        lines = agent.page("/metrics").splitlines()
+        waiting = sum(float(line.split()[-1]) for line in lines if line.startswith("slicebw_reports_waiting"))
+
+
+def _cpu_percent(pid: int, window_s: float) -> float:
+    before, begun = cpu_s(pid), time.monotonic()
+    time.sleep(window_s)
+    return 100 * (cpu_s(pid) - before) / (time.monotonic() - begun)
+
+
+@dataclass(frozen=True, slots=True)
+class _Talk:
+    """What went through the proxy, by the minute."""
+
+    requests: float
+    sent_kb: float
+    received_kb: float
+
+
+def _requests(lab: AgentLab, slices: int, window_s: float, *, quick: bool) -> Iterator[Row]:
+    """The same agent through a proxy that counts, at rest and with some slices sending."""
+    proxy = FaultProxy(lab.cluster.kubeconfig, lab.folder)
+    agent = lab.agent(proxy.kubeconfig, name="proxied")
+    with ExitStack() as stack:
+        stack.callback(proxy.stop)
+        stack.callback(agent.stop)
+        started_s(agent)
+        _wait_quiet(proxy, 1.0 if quick else QUIET_S)
+        yield single(f"agent, {count(slices)}", "requests of a start", len(proxy.requests), "requests")
+        yield single(f"agent, {count(slices)}", "bytes of a start", _bytes(proxy) / 1e3, "kB")
+        rest = _talk(proxy, window_s)
+        yield from _talk_rows(f"agent, {count(slices)}, at rest", rest, 10)
+        flows = [lab.net.traffic(pod, lab.net.sink.address, int(window_s) + 60) for pod in lab.net.pods]
+        for flow in flows:
+            stack.callback(flow.stop)
+        time.sleep(1.0 if quick else 5.0)
+        cpu, begun = cpu_s(agent.pid), time.monotonic()
+        case = f"agent, {count(slices)}, {len(flows)} sending {SENDER_RATE}"
+        yield from _talk_rows(case, _talk(proxy, window_s), None)
+        yield single(case, "CPU", 100 * (cpu_s(agent.pid) - cpu) / (time.monotonic() - begun), "% of a core")
+
+
+def _bytes(proxy: FaultProxy) -> int:
+    return proxy.sent_bytes + proxy.received_bytes
+
+
+def _wait_quiet(proxy: FaultProxy, quiet_s: float) -> None:
+    """Wait until nothing has been asked for some time."""
+    seen, since = -1, time.monotonic()
+
+    def quiet() -> bool:
+        nonlocal seen, since
+        if len(proxy.requests) != seen:
+            seen, since = len(proxy.requests), time.monotonic()
+        return time.monotonic() - since > quiet_s
+
+    wait_until(quiet, "the agent has said all it has to say", 240)
+
+
+def _talk(proxy: FaultProxy, window_s: float) -> _Talk:
+    before, begun = (len(proxy.requests), proxy.sent_bytes, proxy.received_bytes), time.monotonic()
+    time.sleep(window_s)
+    minutes = (time.monotonic() - begun) / 60
+    after = (len(proxy.requests), proxy.sent_bytes, proxy.received_bytes)
+    requests, sent, received = (now - then for now, then in zip(after, before, strict=True))
+    return _Talk(requests / minutes, sent / 1e3 / minutes, received / 1e3 / minutes)
+
+
+def _talk_rows(case: str, talk: _Talk, most_requests: float | None) -> Iterator[Row]:
+    target = None if most_requests is None else at_most(most_requests)
+    yield single(case, "API requests", talk.requests, "/min", target)
+    yield single(case, "bytes to the API server", talk.sent_kb, "kB/min")
+    yield single(case, "bytes from the API server", talk.received_kb, "kB/min")
+
+
+def _controller(lab: AgentLab, slices: int, window_s: float) -> Iterator[Row]:
+    case = f"controller, {count(slices)}"
+    controller = lab.controller()
+    with ExitStack() as stack:
+        stack.callback(controller.stop)
+        yield single(case, "start to ready", started_s(controller), "s")
+        yield single(case, "CPU at rest", _cpu_percent(controller.pid, min(window_s, 30.0)), "% of a core")
+        yield single(case, "resident memory", rss_mb(controller.pid), "MB")
+
+
+def _large(lab: AgentLab, slices: int, window_s: float) -> Iterator[Row]:
+    """A full node. It has its first reports to make for half an hour, at two a second."""
+    case = f"agent, {count(slices)}"
+    agent = lab.agent(name="full")
+    with ExitStack() as stack:
+        stack.callback(agent.stop)
+        yield single(case, "start to ready", started_s(agent), "s")
+        cpu = _cpu_percent(agent.pid, window_s)
+        yield single(case, "CPU while it first reports", cpu, "% of a core")
+        yield single(case, "resident memory", rss_mb(agent.pid), "MB", at_most(150))
+        yield single(case, "resident memory, peak", peak_rss_mb(agent.pid), "MB")

@@ -1,0 +1,104 @@
+"""From the API to the kernel, and from a threshold to the cap: how long until the kernel itself tells of the change."""
+
+import random
+import re
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+
+from tests.api.cluster import eventually
+from tests.bench.agent_lab import AgentLab, Monitor, agent_lab, class_minor
+from tests.bench.frame import Row, Samples, at_most, figure, say, single
+from tests.support.tc import ShownClass, classes
+
+LINE_MBIT = 1000
+"""The slice under test may send this much: 1 Gbit/s."""
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Patches, pods and caps, one at a time, on a node with many slices."""
+    slices, times, caps = (5, 5, 1) if quick else (100, 100, 10)
+    with agent_lab(pods=1) as lab:
+        say(f"a control plane, an agent, {slices} slices")
+        (pod,) = lab.net.pods
+        lab.add_slices(range(slices), lambda n: pod.address if n == 0 else _address(97, n), maxRate=f"{LINE_MBIT}M")
+        with (
+            lab.agent(),
+            Monitor(lab.net.node, "tc", "monitor") as tree,
+            Monitor(lab.net.node, "nft", "monitor") as nft,
+        ):
+            case = f"{slices} slices"
+            yield from _spread(case, "SliceBandwidth patch to class", _patches(lab, tree, slices, times))
+            yield from _spread(case, "new pod to map element", _pods(lab, nft, slices, times))
+            minor = eventually(lambda: class_minor(lab, 0), within_s=30)
+            measured = [_cap(lab, tree, minor, 50 if quick else 250) for _ in range(caps)]
+            rate = Samples(tuple(rate_bps / 1e6 for rate_bps, _ in measured))
+            yield figure("1 Gbit/s", "rate at the threshold", rate, "Mbit/s")
+            late = Samples(tuple(late_s for _, late_s in measured))
+            yield figure("1 Gbit/s", "threshold to cap", late, "s")
+            yield single("1 Gbit/s", "threshold to cap, latest", late.high, "s", at_most(0.5))
+
+
+def _spread(case: str, what: str, seconds: Sequence[float]) -> Iterator[Row]:
+    yield figure(case, f"{what}, p50", Samples(tuple(seconds)), "s")
+    yield single(case, f"{what}, p99", _p99(seconds), "s", at_most(1))
+
+
+def _p99(seconds: Sequence[float]) -> float:
+    return max(seconds) if len(seconds) < 2 else statistics.quantiles(seconds, n=100, method="inclusive")[98]
+
+
+def _address(network: int, number: int) -> str:
+    return f"10.{network}.{number // 250}.{number % 250 + 1}"
+
+
+def _patches(lab: AgentLab, tree: Monitor, slices: int, times: int) -> list[float]:
+    """Another maxRate, a different one each time, until the kernel has a class with that ceiling."""
+    found = []
+    for number in range(times):
+        time.sleep(random.uniform(0.05, 0.3))  # at any point of the agent's cycle
+        tree.forget()
+        begun = time.monotonic()
+        lab.patch(1 + number % (slices - 1), maxRate=f"{101 + number}M")
+        found.append(tree.first(rf"class htb .* ceil {101 + number}Mbit").at_s - begun)
+    return found
+
+
+def _pods(lab: AgentLab, table: Monitor, slices: int, times: int) -> list[float]:
+    """Another pod, from its address in its status to its address in the kernel's map."""
+    found = []
+    for number in range(times):
+        time.sleep(random.uniform(0.05, 0.3))
+        address = _address(98, number)
+        begun = lab.add_pod(1 + number % (slices - 1), f"extra-{number}", address)
+        found.append(table.first(rf"add element .*[ {{]{re.escape(address)} ").at_s - begun)
+    return found
+
+
+def _cap(lab: AgentLab, tree: Monitor, minor: str, megabytes: int) -> tuple[float, float]:
+    """Send until the slice is capped; the rate at which it crossed its threshold, and how much later it was capped."""
+    threshold = _shown(lab, minor).sent_bytes + megabytes * 1_000_000
+    limits = {"maxRate": f"{LINE_MBIT}M", "threshold": str(threshold), "budget": str(2 * threshold)}
+    lab.patch(0, **limits)
+    eventually(lambda: _shown(lab, minor).ceil_bps == LINE_MBIT * 1_000_000)
+    tree.forget()
+    flow = lab.net.traffic(lab.net.pods[0], lab.net.sink.address, 60)
+    try:
+        before_s, before = time.monotonic(), _shown(lab, minor).sent_bytes
+        while True:
+            now = _shown(lab, minor).sent_bytes
+            now_s = time.monotonic()
+            if now >= threshold:
+                break
+            if now - before > 1_000_000:
+                before_s, before = now_s, now
+        rate_bps = (now - before) * 8 / (now_s - before_s)
+        crossed_s = now_s - (now - threshold) * 8 / rate_bps
+        capped_s = tree.first(rf"class htb {minor} .* ceil (?!{LINE_MBIT // 1000}Gbit)").at_s
+    finally:
+        flow.stop()
+    return rate_bps, max(0.0, capped_s - crossed_s)
+
+
+def _shown(lab: AgentLab, minor: str) -> ShownClass:
+    return classes(lab.net.node, lab.net.uplink)[minor]
