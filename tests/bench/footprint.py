@@ -22,7 +22,7 @@ SENDER_RATE = "20M"
 
 def rows(quick: bool) -> Iterator[Row]:
     """An agent at rest and at work, by the number of slices on its node; then a controller."""
-    window_s, senders = (5.0, 2) if quick else (WINDOW_S, SENDERS)
+    window_s, senders = (2.0, 2) if quick else (WINDOW_S, SENDERS)
     with agent_lab(pods=senders) as lab:
         small, large = (10, 30) if quick else (100, 4_094)
         _fill(lab, 0, small)
@@ -31,7 +31,7 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from _controller(lab, small, window_s)
         say(f"{large - small:,} more slices")
         _fill(lab, small, large)
-        yield from _large(lab, large, 3.0 if quick else 30.0)
+        yield from _large(lab, large, 1.0 if quick else 30.0)
 
 
 def _fill(lab: AgentLab, first: int, last: int) -> None:
@@ -58,7 +58,7 @@ def _start_and_rest(lab: AgentLab, slices: int, window_s: float, *, quick: bool)
     with ExitStack() as stack:
         stack.callback(agent.stop)
         yield single(case, "start to ready", started_s(agent), "s")
-        _settle(agent, 2.0 if quick else 60.0)
+        _settle(agent, 1.0 if quick else 60.0)
         cpu = _cpu_percent(agent.pid, window_s)
         yield single(case, "resident memory", rss_mb(agent.pid), "MB", at_most(90))
         yield single(case, "resident memory, peak", peak_rss_mb(agent.pid), "MB")

@@ -158,6 +158,16 @@ class ApiClient:
             query["continue"] = body["metadata"]["continue"]
             query.pop("resourceVersion", None)
 
+    async def page_from_memory(self, resource: Resource, version: int, **query: str) -> Page | None:
+        """List from the API server's memory, once that is at least as new as ``version``; None if it is not in time."""
+        try:
+            body = await self._request("GET", resource.path(), {**query, "resourceVersion": str(version)}, hurry=True)
+        except ApiUnreachable as error:
+            if error.busy:
+                return None
+            raise
+        return page_of(body)
+
     async def apply(
         self, resource: Resource, obj: Object, manager: str, subresource: str | None = None
     ) -> dict[str, Any]:
@@ -190,7 +200,10 @@ class ApiClient:
         query: Mapping[str, str],
         body: Object | None = None,
         headers: Mapping[str, str] | None = None,
+        *,
+        hurry: bool = False,
     ) -> dict[str, Any]:
+        """``hurry``: that there is no answer now is nothing to complain about."""
         what = f"{method} {path}"
         connection, session = self._session()
         try:
@@ -206,7 +219,8 @@ class ApiClient:
         self._health.reachable()
         if is_later(status):
             message = f"{connection.server} cannot serve {what} now ({status})."
-            self._health.complain(f"{status} on {method}", message, "later")
+            if not hurry:
+                self._health.complain(f"{status} on {method}", message, "later")
             raise ApiUnreachable(message, _seconds(given.get("Retry-After")), busy=True)
         try:
             document = json.loads(answer)
