@@ -13,7 +13,7 @@ from tests.bench.gauges import cpu_s, peak_rss_mb, rss_mb, threads
 from tests.support.processes import Slicebw
 from tests.support.topology import wait_until
 
-WINDOW_S = float(os.environ.get("SLICEBW_BENCH_WINDOW_S", "130"))
+WINDOW_S = float(os.environ.get("SLICEBW_BENCH_WINDOW_S", "70"))
 """How long is looked at. What an agent does every ten minutes is only seen in a window of more than that."""
 QUIET_S = 6.0
 SENDERS = 10
