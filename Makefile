@@ -42,6 +42,7 @@ test-cluster: $(READY) ## a whole cluster with two nodes, and slicebw in it as p
 
 test-bench: $(READY) ## every benchmark, only to see that it works (root)
 	@hack/packages bench
+	@[ -n "$$KUBEBUILDER_ASSETS" ] || hack/kubernetes build >/dev/null
 	@$(PYTEST) tests/bench
 
 bench: $(READY) ## slicebw beside the kernel's own cost, tc and the bandwidth CNI plugin (root); BENCH="read pass" for some

@@ -19,7 +19,7 @@ from tests.bench.simulator.watching import Shown
 NODES = int(os.environ.get("SLICEBW_BENCH_NODES", "200"))
 """1000 is the full size: it takes ten minutes and 4 GB on two cores, which API server, etcd and simulator share."""
 PER_NODE = 20
-STARTS_PER_S = 4.0
+STARTS_PER_S = 6.0
 """Agents that start in a second when a DaemonSet is rolled out here; with 20 usages each, what two cores can take."""
 
 
@@ -35,10 +35,10 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from _roll_out(bed, case)
         yield from _memory(bed, case)
         before = bed.read()
-        time.sleep(2 if quick else 90)
+        time.sleep(2 if quick else 60)
         after = bed.read()
         yield from _running(bed, case, before, after)
-        yield from _recalls(bed, case, 1 if quick else 10)
+        yield from _recalls(bed, case, 1 if quick else 3)
         yield from _caps(bed, case, 3 if quick else 20)
         yield from _fan_out(bed, case, _per_s(before, after)["apiserver"], 5 if quick else 100)
         yield single(case, "watches broken", bed.watches().broken, "watches")
