@@ -11,6 +11,8 @@ from tests.bench.agent_lab import AgentLab, Monitor, agent_lab, class_minor
 from tests.bench.frame import Row, Samples, at_most, figure, say, single
 from tests.support.tc import ShownClass, classes
 
+RATE_OVER_S = 0.1
+"""The rate at the threshold is that of the last of so many seconds, or up to twice as many."""
 LINE_MBIT = 1000
 """The slice under test may send this much: 1 Gbit/s."""
 
@@ -84,14 +86,14 @@ def _cap(lab: AgentLab, tree: Monitor, minor: str, megabytes: int) -> tuple[floa
     tree.forget()
     flow = lab.net.traffic(lab.net.pods[0], lab.net.sink.address, 60)
     try:
-        before_s, before = time.monotonic(), _shown(lab, minor).sent_bytes
+        before_s, before = middle_s, middle = time.monotonic(), _shown(lab, minor).sent_bytes
         while True:
             now = _shown(lab, minor).sent_bytes
             now_s = time.monotonic()
             if now >= threshold:
                 break
-            if now - before > 1_000_000:
-                before_s, before = now_s, now
+            if now_s - middle_s > RATE_OVER_S:
+                before_s, before, middle_s, middle = middle_s, middle, now_s, now
         rate_bps = (now - before) * 8 / (now_s - before_s)
         crossed_s = now_s - (now - threshold) * 8 / rate_bps
         capped_s = tree.first(rf"class htb {minor} .* ceil (?!{LINE_MBIT // 1000}Gbit)").at_s
