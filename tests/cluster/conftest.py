@@ -15,6 +15,7 @@ import pytest
 
 from tests.api.cluster import HACK
 from tests.cluster.lab import ClusterLab
+from tests.cluster.traces import Traces
 
 WORKLOAD = "slicebw.io/test-workload:bookworm"
 
@@ -55,29 +56,9 @@ def cluster() -> Iterator[ClusterLab]:
             yield lab
         finally:
             if not kept:
+                traces = Traces(home)
                 lab.stop()
-                assert left_behind(home) == []
-
-
-def left_behind(home: Path) -> list[str]:
-    """What is there of a cluster in that folder: processes, mounts, devices, cgroups. Nothing, after down."""
-    mark = str(home).encode()
-    processes = [str(path) for path in Path("/proc").glob("[0-9]*/cmdline") if mark in _bytes(path) and _is_other(path)]
-    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(home) in line]
-    devices = [str(path) for path in Path("/sys/class/net").glob("slicebw-*")]
-    cgroups = [str(path) for path in Path("/sys/fs/cgroup").glob("**/slicebw-*")]
-    return processes + mounts + devices + cgroups
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # ended meanwhile
-        return b""
-
-
-def _is_other(path: Path) -> bool:
-    return path.parent.name != str(os.getpid())
+                assert traces.left() == []
 
 
 @pytest.fixture(scope="session")

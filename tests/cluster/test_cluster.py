@@ -138,6 +138,15 @@ def test_a_node_that_lost_its_power_boots_and_runs_its_pods_again(
     assert cluster.nodes[0].network_state() == other_classes
 
 
+def test_an_outage_of_the_api_server_ends_where_it_began(cluster: ClusterLab, namespace: str, workload: str) -> None:
+    cluster.apply(workload_daemon_set(namespace, "pods", workload))
+    before = cluster.running_pods(namespace, count=2, app="pods")
+    cluster.stop_api_server()
+    cluster.start()
+    after = cluster.running_pods(namespace, count=2, app="pods")
+    assert {pod.metadata.uid for pod in after.values()} == {pod.metadata.uid for pod in before.values()}
+
+
 def test_commands_run_on_the_node(cluster: ClusterLab) -> None:
     first, second = cluster.nodes
     assert first.execute("hostname") == first.name
