@@ -16,7 +16,7 @@ from slicebw.kube.background import ApiThread
 from slicebw.kube.client import ApiRefused
 from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
 from slicebw.kube.report import ApiReporter
-from slicebw.kube.resources import SLICE_BANDWIDTHS
+from slicebw.kube.resources import BANDWIDTH_USAGES, SLICE_BANDWIDTHS
 from tests.api.cluster import REPOSITORY, Cluster, eventually, node_bandwidth, slice_bandwidth
 from tests.api.conftest import Watcher
 from tests.support.reports import capped_note, node_report, usage_report
@@ -119,6 +119,11 @@ def test_an_agent_may_do_all_it_does(
     reporter.report([], [SliceKey(namespace, "over")], [], None)
     eventually(lambda: reporter.waiting == 0)
     assert reporter.reported() is not None
+    # With so few usages the reporter lists them from etcd and needs no more; of many it may read each (kube/recall.py).
+    path = BANDWIDTH_USAGES.path(namespace, f"codeen.{node}")
+    assert watcher.api.call(watcher.api.client.get(path), 10.0)["sliceName"] == "codeen"
+    listed = watcher.api.client.page_from_memory(BANDWIDTH_USAGES, 0, labelSelector=f"{kinds.LABEL_NODE}={node}")
+    assert watcher.api.call(listed, 10.0) is not None
     assert reporter.delivered() == {note.id}
     obj = cluster.read(kinds.BANDWIDTH_USAGE, f"codeen.{node}", namespace)
     assert obj["metadata"]["ownerReferences"][0]["name"] == node
