@@ -114,7 +114,15 @@ cgroup_folders() {
 }
 
 make_cgroups() {
-  local folder
+  local folder controller
+  if [[ -f /sys/fs/cgroup/cgroup.controllers ]]; then
+    # kubelet takes a cgroup for missing where it has not all of these that the machine has.
+    for controller in cpu cpuset hugetlb memory pids; do
+      ! grep -qw "$controller" /sys/fs/cgroup/cgroup.controllers ||
+        grep -qw "$controller" /sys/fs/cgroup/cgroup.subtree_control ||
+        echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
+    done
+  fi
   # The node's own processes stay where this shell is; in here are its pods.
   for folder in $(cgroup_folders "$1"); do
     [[ ! -w $(dirname -- "$folder") ]] || mkdir -p -- "$folder"
