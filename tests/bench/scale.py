@@ -19,7 +19,7 @@ from tests.bench.simulator.watching import Shown
 NODES = int(os.environ.get("SLICEBW_BENCH_NODES", "200"))
 """1000 is the full size: it takes ten minutes and 4 GB on two cores, which API server, etcd and simulator share."""
 PER_NODE = 20
-STARTS_PER_S = 6.0
+STARTS_PER_S = 8.0
 """Agents that start in a second when a DaemonSet is rolled out here; with 20 usages each, what two cores can take."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from slicebw.api.slice_bandwidth import SliceStatus
+from slicebw.controller.budget import WRITES_PER_S, WriteBudget
 from slicebw.controller.ports import ClusterFeed, ClusterWriter, UsageRecord
 from slicebw.controller.rollup import is_transition, roll_up
 from slicebw.core.model import SliceKey
@@ -19,11 +20,6 @@ STATUS_INTERVAL_S: Final = 10.0
 
 TRANSITION_INTERVAL_S: Final = 1.0
 """And its transitions this often: a slice that comes up on a thousand nodes has a thousand of them."""
-
-WRITES_PER_S: Final = 5.0
-"""Over all slices: each write is sent to the agents of all nodes."""
-
-BURST: Final = 50
 
 CLEAR_INTERVAL_S: Final = 30.0
 
@@ -75,12 +71,11 @@ class StatusLoop:
         self.counts = Counts()
         self._feed, self._writer = feed, writer
         self._status_interval_s = status_interval_s
-        self._writes_per_s = writes_per_s
         self._clear_interval_s = clear_interval_s
         self._clock, self._wall_clock = clock, wall_clock
         self._dirty: set[SliceKey] = set()
         self._tried_at: dict[SliceKey, float] = {}
-        self._tokens, self._tokens_at = float(BURST), clock()
+        self._budget = WriteBudget(clock, writes_per_s)
         self._clear_at = clock()
         self._woken = threading.Event()
         self._stopping = threading.Event()
@@ -114,17 +109,20 @@ class StatusLoop:
             return LONGEST_PAUSE_S
         self._dirty |= self._feed.changed()
         now = self._clock()
-        due, wait_s = self._due(now)
-        chosen, left = self._within_budget(due, now)
+        transitions, figures, wait_s = self._due(now)
+        due = {**transitions, **figures}
+        nodes = self._feed.nodes()
+        chosen = self._budget.choose(transitions, figures, None if nodes is None else len(nodes))
         if chosen:
-            self._write(chosen)
+            self._write({key: due[key] for key in chosen})
         if now >= self._clear_at:
             self._clear_at = now + self._clear_interval_s
             self._clear_dead()
-        return max(1.0 / self._writes_per_s, 0.05) if left else min(wait_s, self._clear_interval_s, LONGEST_PAUSE_S)
+        pause_s = min(wait_s, self._clear_interval_s, LONGEST_PAUSE_S)
+        return min(pause_s, max(self._budget.pause_s, 0.05)) if len(chosen) < len(due) else pause_s
 
-    def _due(self, now: float) -> tuple[dict[SliceKey, SliceStatus], float]:
-        """Statuses to write now, transitions first, and the time until the next of the others is due."""
+    def _due(self, now: float) -> tuple[dict[SliceKey, SliceStatus], dict[SliceKey, SliceStatus], float]:
+        """Transitions and mere figures to write now, and the time until the next of the others is due."""
         transitions: dict[SliceKey, SliceStatus] = {}
         figures: dict[SliceKey, SliceStatus] = {}
         wait_s = LONGEST_PAUSE_S
@@ -148,17 +146,7 @@ class StatusLoop:
                 figures[key] = status
             else:
                 wait_s = min(wait_s, self._status_interval_s - since)
-        return {**transitions, **figures}, wait_s
-
-    def _within_budget(
-        self, due: Mapping[SliceKey, SliceStatus], now: float
-    ) -> tuple[dict[SliceKey, SliceStatus], int]:
-        """As many of the due statuses as may be written now, and how many are left over."""
-        self._tokens = min(float(BURST), self._tokens + (now - self._tokens_at) * self._writes_per_s)
-        self._tokens_at = now
-        chosen = dict(list(due.items())[: int(self._tokens)])
-        self._tokens -= len(chosen)
-        return chosen, len(due) - len(chosen)
+        return transitions, figures, wait_s
 
     def _write(self, statuses: Mapping[SliceKey, SliceStatus]) -> None:
         failures = self._writer.write(statuses)

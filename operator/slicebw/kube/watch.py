@@ -78,7 +78,7 @@ class Watched:
 
 
 EventSink = Callable[[str | None, Object], None]
-"""Gets each event: ADDED, MODIFIED, DELETED, or None for an object in one of kopf's lists. Must not raise."""
+"""Gets each event: ADDED, MODIFIED or DELETED. What is in kopf's lists goes to the ListSink alone. Must not raise."""
 
 ListSink = Callable[[Page], None]
 """Gets the pages of one list in their order. Must not raise."""
@@ -266,11 +266,13 @@ class KopfWatch:
             return response
         self._api.health.reachable()
         if listing and response.status == _HTTP_OK:
-            page = page_of(json.loads(await response.read()))
+            document = json.loads(await response.read())
+            page = page_of(document)
             if first or self._list_sink is None:
                 self._list_sink = self._begin_list()
             self._list_sink(page)
             self._listed = True
+            _empty(response, document)
             self._api.health.settled(self._about, f"{self._watched} are watched again")
         return response
 
@@ -285,6 +287,15 @@ class KopfWatch:
         elif status == _HTTP_FORBIDDEN:
             said = (await response.read()).decode(errors="replace")
             health.complain(f"403 {what}", f"not allowed: {what}: are slicebw's roles applied? {said}", "refused")
+
+
+def _empty(response: aiohttp.ClientResponse, document: dict[str, Any]) -> None:
+    """Take the objects out of a list that has been read along, before kopf gets it.
+
+    They are taken in already; kopf would make two tasks, a worker and a memory of each of them: with 4,000 slices and
+    their pods 10 s and 60 MB at the start, never given back. What it needs is where its watch is to go on from.
+    """
+    response._body = json.dumps({**document, "items": []}).encode()  # aiohttp has no other way
 
 
 async def _is_served(client: ApiClient, resource: Resource) -> bool:

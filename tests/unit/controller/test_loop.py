@@ -7,7 +7,8 @@ import pytest
 
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.slice_bandwidth import SliceStatus
-from slicebw.controller.loop import BURST, OVER_GRACE_S, StatusLoop
+from slicebw.controller.budget import BURST
+from slicebw.controller.loop import OVER_GRACE_S, StatusLoop
 from slicebw.controller.ports import ClusterFeed, ClusterWriter
 from slicebw.core.model import DEFAULT_LIMITS, Selector, SliceKey, SliceSpec
 from slicebw.core.reports import UsageReport
