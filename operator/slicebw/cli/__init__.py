@@ -5,25 +5,41 @@ only what it needs, when it runs.
 """
 
 import sys
+from importlib import import_module
+from typing import Final
 
 import click
 
 from slicebw import __version__
-from slicebw.cli.agent import agent
-from slicebw.cli.controller import controller
-from slicebw.cli.node import node
-from slicebw.cli.rspec import import_rspec
 from slicebw.core.errors import SlicebwError
 
+_COMMANDS: Final = {
+    "agent": "slicebw.cli.agent:agent",
+    "controller": "slicebw.cli.controller:controller",
+    "import-rspec": "slicebw.cli.rspec:import_rspec",
+    "node": "slicebw.cli.node:node",
+}
+"""Where each command is."""
 
-@click.group(context_settings={"auto_envvar_prefix": "SLICEBW", "help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Commands that are imported when they are run, or when their help is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"auto_envvar_prefix": "SLICEBW", "help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="slicebw")
 def cli() -> None:
     """Fair, guaranteed and budgeted shares of each node's uplink for every slice of a testbed."""
-
-
-for command in (agent, controller, node, import_rspec):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from slicebw.cli import options
 from slicebw.cli.cleanup import cleanup
@@ -68,6 +67,8 @@ def show(state_dir: Path, netns: str | None, uplink: str | None, output: str) ->
     if output == "json":
         click.echo(json.dumps(found, indent=2))
     else:
+        import yaml
+
         yaml.safe_dump(_plain(found), sys.stdout, sort_keys=False)
 
 
