@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := SLICEBW_REQUIRE_KERNEL=$${CI:+1} $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test test-unit test-kernel test-api test-bench bench lint format image lock clean test-cluster
+.PHONY: help quickstart demo test test-unit test-kernel test-api test-image test-bench bench lint format image lock clean test-cluster
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ quickstart: $(READY) ## 30 seconds, no Kubernetes: a slice is slowed and let go 
 demo: $(READY) ## the whole story on a real control plane: apply limits, send traffic, watch kubectl get
 	@hack/demo
 
-test: test-unit test-kernel test-api test-bench ## all tests
+test: test-unit test-kernel test-api test-image test-bench ## all tests
 
 test-unit: $(READY) ## the pure core and the parts that need nothing
 	@$(PYTEST) tests/unit tests/parity
@@ -33,6 +33,10 @@ test-api: $(READY) ## a real API server, and the agent and controller as process
 	@hack/packages test
 	@[ -n "$$KUBEBUILDER_ASSETS" ] || hack/kubernetes build >/dev/null
 	@$(PYTEST) tests/api
+
+test-image: $(READY) ## the container image, run by a real runtime with what the manifests give it, and no more (root)
+	@hack/packages test-image
+	@$(PYTEST) tests/image
 
 test-cluster: $(READY) ## a whole cluster with two nodes, and slicebw in it as people install it (root)
 	@hack/packages test

@@ -1,6 +1,6 @@
 """Runs a slicebw command in a process of its own and tells what it had imported when it ended.
 
-As a program (``-m tests.support.modules FILE ARGUMENT...``) it runs ``slicebw ARGUMENT...`` and lists the modules in FILE.
+As a program (``-m tests.support.modules FILE ARGUMENT...``) it runs ``slicebw ARGUMENT...`` and lists modules in FILE.
 ``kubernetes``, which only tests have, cannot be imported there, as in the image.
 """
 
