@@ -124,7 +124,9 @@ def _command(arguments: list[str]) -> click.Command:
             flags = {flag for option in found.params for flag in option.opts}
             assert set(arguments[index:]) <= flags
             break
-        found = found.commands[word]
+        child = found.get_command(click.Context(found), word)
+        assert child is not None, f"no such command: {word}"
+        found = child
     return found
 
 
