@@ -1,0 +1,139 @@
+"""slicebw is installed and taken off again as docs/install.md says: what is left of it, whatever was done first."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+from kubernetes import client, config
+
+from slicebw.api import kinds
+from tests.api.cluster import REPOSITORY, eventually, node_bandwidth, slice_bandwidth
+from tests.cluster.lab import START_S, ClusterLab
+
+NAMESPACE: Final = "slicebw-system"
+MANIFESTS: Final = REPOSITORY / "manifests"
+AGENTS: Final = "daemonset/slicebw-agent"
+
+
+@pytest.fixture
+def bare(cluster: ClusterLab, slicebw_image: str) -> Iterator[list[dict[str, str]]]:
+    """What the nodes' networks are like without slicebw; afterwards it is taken off, however far a test has come."""
+    states = network_states(cluster)
+    for state in states:
+        assert "htb" not in state["qdiscs"], "slicebw is on the cluster already"
+        assert "slicebw" not in state["nft"], "slicebw is on the cluster already"
+    yield states
+    if network_states(cluster) != states:
+        clean_up(cluster)
+        remove(cluster, "uninstall")
+
+
+def network_states(cluster: ClusterLab) -> list[dict[str, str]]:
+    """Of all nodes."""
+    return [node.network_state() for node in cluster.nodes]
+
+
+def install(cluster: ClusterLab) -> None:
+    """kubectl apply -k manifests/base, and wait."""
+    apply(cluster, "base")
+    cluster.rollout(NAMESPACE, AGENTS)
+    cluster.rollout(NAMESPACE, "deployment/slicebw-controller")
+
+
+def clean_up(cluster: ClusterLab) -> None:
+    """The first two commands of three."""
+    apply(cluster, "uninstall")
+    cluster.rollout(NAMESPACE, AGENTS)
+
+
+def apply(cluster: ClusterLab, folder: str) -> None:
+    """kubectl apply -k, on an API server older than 1.25."""
+    cluster.kubectl_input("", "apply", "--validate=false", "-k", str(MANIFESTS / folder))
+
+
+def remove(cluster: ClusterLab, folder: str) -> None:
+    """kubectl delete -k, which waits until all of it is gone."""
+    cluster.kubectl_input("", "delete", f"--timeout={START_S:.0f}s", "-k", str(MANIFESTS / folder))
+
+
+def kept(cluster: ClusterLab) -> list[set[str]]:
+    """The files in the nodes' state folders."""
+    return [{path.name for path in (node.disk / "slicebw").iterdir()} for node in cluster.nodes]
+
+
+def test_uninstalled_it_leaves_the_nodes_as_they_were_and_nothing_in_the_cluster(
+    cluster: ClusterLab, bare: list[dict[str, str]], new_namespace: Callable[[], str]
+) -> None:
+    install(cluster)
+    namespace = new_namespace()
+    cluster.create(slice_bandwidth(namespace, "codeen"))
+    own = cluster.nodes[0].name  # one node has settings of its own, which say that it is to be limited
+    cluster.apply(node_bandwidth(own, mode="Enforce"))
+    for before, during in zip(bare, network_states(cluster), strict=True):
+        assert "htb" in during["qdiscs"]
+        assert "table inet slicebw" in during["nft"]
+        assert "table inet slicebw" not in before["nft"]
+
+    clean_up(cluster)
+    assert network_states(cluster) == bare
+    assert all("ledger" in files for files in kept(cluster))
+    remove(cluster, "uninstall")
+    assert network_states(cluster) == bare
+    assert not any(cluster.has_crd(kind.plural) for kind in kinds.ALL)
+    assert NAMESPACE not in {one.metadata.name for one in cluster.core.list_namespace().items}
+    left = cluster.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
+    assert "slicebw" not in left
+
+
+def test_who_has_deleted_everything_first_can_still_clean_the_nodes_and_forget_all_usage(
+    cluster: ClusterLab, bare: list[dict[str, str]]
+) -> None:
+    install(cluster)
+    remove(cluster, "base")
+    for before, left in zip(bare, network_states(cluster), strict=True):
+        assert left != before, "deleting the agents leaves the kernel as it is"
+
+    apply(cluster, "uninstall")
+    cluster.kubectl("set", "env", "-n", NAMESPACE, AGENTS, "SLICEBW_FORGET_USAGE=true")
+    cluster.rollout(NAMESPACE, AGENTS)
+    assert network_states(cluster) == bare
+    assert kept(cluster) == [{"lock"}] * len(cluster.nodes)
+    remove(cluster, "uninstall")
+    assert network_states(cluster) == bare
+
+
+def test_view_takes_up_what_an_owner_may_see(
+    cluster: ClusterLab, bare: list[dict[str, str]], new_namespace: Callable[[], str], tmp_path: Path
+) -> None:
+    install(cluster)
+    mine, other = new_namespace(), new_namespace()
+    cluster.core.create_namespaced_service_account(mine, {"metadata": {"name": "owner"}})
+    cluster.kubectl("create", "rolebinding", "-n", mine, "see", "--clusterrole=view", f"--serviceaccount={mine}:owner")
+
+    for namespace in (mine, other):
+        cluster.create(slice_bandwidth(namespace, "codeen"))
+
+    request = {"spec": {"audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 3600}}
+    token = cluster.core.create_namespaced_service_account_token("owner", mine, request).status.token
+    document = yaml.safe_load(cluster.kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token}
+    kubeconfig = tmp_path / "owner"
+    kubeconfig.write_text(yaml.safe_dump(document))
+    owner = client.CustomObjectsApi(config.new_client_from_config(str(kubeconfig)))
+    there, elsewhere = ((kinds.GROUP, kinds.VERSION, namespace, "slicebandwidths") for namespace in (mine, other))
+
+    def seen() -> bool:
+        try:
+            return bool(owner.get_namespaced_custom_object(*there, "codeen"))
+        except client.ApiException as error:
+            if error.status != 403:
+                raise
+            return False
+
+    eventually(seen, START_S)  # that the controller manager has aggregated the roles
+    with pytest.raises(client.ApiException, match="403"):
+        owner.get_namespaced_custom_object(*elsewhere, "codeen")
+    with pytest.raises(client.ApiException, match="403"):
+        owner.patch_namespaced_custom_object(*there, "codeen", {"spec": {"share": 9}})
