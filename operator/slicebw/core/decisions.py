@@ -4,6 +4,7 @@ The next pass starts from the :class:`Basis` of the one before it and decides an
 differs; at 4,094 slices, deciding on all of them costs ten times what the kernel needs to list their classes.
 """
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from slicebw.core.model import SliceKey, SliceSpec, Snapshot, TrafficClass
 from slicebw.core.pacing import crossing_ns
 from slicebw.core.reports import EventNote, UsageReport
 from slicebw.core.settings import NodeSettings
-from slicebw.core.tree import ClassSpec, ObservedClass, class_id_of
+from slicebw.core.tree import ClassSpec, ObservedClass, class_id_of, leaf
 from slicebw.core.verdict import SliceVerdict, judge_slice
 from slicebw.core.wanted import frame, leaf_class
 
@@ -77,7 +78,8 @@ def decide(
 ) -> Outcome:
     """Decide on the ``touched`` slices; on all others, what was decided ``before`` holds on.
 
-    All slices on which time alone decides anew must be among those touched, and where there is no before, all.
+    All slices on which time alone decides anew must be among those touched, and where there is no before, all. What is
+    known from before of those touched must have been decided under the limits they have now.
     """
     verdicts = dict(before.verdicts) if before else {}
     usages = dict(before.usages) if before else {}
@@ -113,6 +115,8 @@ def decide(
         usages[key] = usage_report(account, specs.get(key), membership.problems.get(key, ()), verdict)
     if owed:  # in one order, whichever slices were looked at first
         owed.sort(key=lambda note: str(note.key))
+    if len(usages) != len(accounts) or any(map(operator.is_not, usages, accounts)):
+        usages = {key: usages[key] for key in accounts}
     decisions = Decisions(verdicts, usages, crossings_ns, tree, frozenset(restless))
     return Outcome(decisions, {**accounts, **marked} if marked else accounts, owed, capped, minors)
 
@@ -135,6 +139,50 @@ def _put_leaves(
 
 def _same_rates(one: SliceVerdict, other: SliceVerdict) -> bool:
     return one.standard.kernel == other.standard.kernel and one.exempt.kernel == other.exempt.kernel
+
+
+def carried(
+    basis: Basis,
+    earlier: Mapping[SliceKey, SliceAccount],
+    accounts: Mapping[SliceKey, SliceAccount],
+    specs: Mapping[SliceKey, SliceSpec],
+    membership: Membership,
+) -> tuple[Decisions, list[SliceKey], set[int]]:
+    """What of the last decisions holds on where slices came, went or were given other limits.
+
+    Args:
+        basis: of the last pass, under the same settings.
+        earlier: the accounts that it left.
+        accounts: the present ones.
+        specs: the present SliceBandwidths.
+        membership: the present one.
+
+    Returns:
+        The decisions that hold on, the slices to decide on, and the leaves that nobody has any more (until then).
+    """
+    was, problems = basis.decisions, membership.problems
+    changed = {key for key, spec in specs.items() if basis.specs.get(key) is not spec}
+    changed |= basis.specs.keys() - specs.keys()
+    changed |= {
+        key
+        for key in problems.keys() | basis.membership.problems.keys()
+        if problems.get(key) != basis.membership.problems.get(key)
+    }
+    changed |= was.restless
+    touched = [key for key, account in accounts.items() if key in changed or earlier.get(key) is not account]
+    verdicts, usages, crossings_ns = dict(was.verdicts), dict(was.usages), dict(was.crossings_ns)
+    tree = dict(was.tree)
+    minors: set[int] = set()
+    for key in (*touched, *(earlier.keys() - accounts.keys())):
+        for kept in (verdicts, usages, crossings_ns):
+            kept.pop(key, None)
+        if key in earlier:
+            minors.update(leaf(traffic_class, earlier[key].class_id) for traffic_class in TrafficClass)
+    free = {leaf(traffic_class, 0) for traffic_class in TrafficClass}  # of those with no class; root's stay
+    minors -= free
+    for minor in minors:
+        tree.pop(minor, None)
+    return Decisions(verdicts, usages, crossings_ns, tree, frozenset()), touched, minors
 
 
 def moved_minors(before: Mapping[int, ObservedClass], classes: Mapping[int, ObservedClass]) -> set[int]:

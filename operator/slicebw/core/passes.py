@@ -8,7 +8,7 @@ from slicebw.core.account_reports import denied_reports, node_report
 from slicebw.core.admission import admit, depart
 from slicebw.core.books import counted_in, roll_all, shifted
 from slicebw.core.changes import Classification, TableChange, TreeChange
-from slicebw.core.decisions import Basis, Outcome, decide, moved_minors, moved_slices
+from slicebw.core.decisions import Basis, Decisions, Outcome, carried, decide, moved_minors, moved_slices
 from slicebw.core.ledger import Instant, Ledger, SliceAccount
 from slicebw.core.membership import Membership, resolve
 from slicebw.core.model import Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
@@ -61,11 +61,13 @@ class _Books:
     ledger: Ledger
     accounts: Mapping[SliceKey, SliceAccount]
     specs: Mapping[SliceKey, SliceSpec]
+    owed: tuple[EventNote, ...]
     touched: Iterable[SliceKey]
     """The slices to decide on."""
-    moved: set[int] | None
-    """Classes that may show something else than at the last pass; None: any of them."""
-    owed: tuple[EventNote, ...]
+    before: Decisions | None = None
+    """What was decided on the others."""
+    suspects: set[int] | None = None
+    """Classes that may be other than wanted, where only some may be."""
 
 
 def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
@@ -79,10 +81,14 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
     classes = given.tree.classes if given.tree.root is RootQdisc.OURS else {}
     before = shifted(given.ledger, given.now)
     basis = last.basis if last and _goes_on(given, last, before, settings, membership) else None
-    books = _moved_books(given, basis) if basis else _whole_books(given, before, classes, settings, membership)
+    if basis is not None:
+        books = _moved_books(given, basis)
+    else:
+        books = _whole_books(given, before, classes, settings, membership)
+        if last is not None and last.tree is not None and settings == last.settings:
+            books = _narrowed(books, last, classes, membership)
     outcome = decide(
-        *(books.accounts, books.touched, books.specs, membership, settings, given.now),
-        before=basis.decisions if basis else None,
+        *(books.accounts, books.touched, books.specs, membership, settings, given.now), before=books.before
     )
     owed = (*_node_notes(given.ledger, given.tree, settings, given.now), *books.owed, *outcome.owed)
     active = settings.mode is not Mode.DISABLED and given.tree.root is not RootQdisc.FOREIGN
@@ -96,7 +102,7 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
     )
     tree = outcome.decisions.tree if active else None
     unwanted = classes.keys() - tree.keys() if tree is not None else set()
-    suspects = None if basis is None or books.moved is None else books.moved | outcome.minors | basis.open_minors
+    suspects = None if books.suspects is None else books.suspects | outcome.minors
     tree_changes = plan_tree(tree, given.tree, *_untargeted(given, before, unwanted), suspects=suspects)
     if last is not None and basis is not None:
         table, overcommitted = last.table, last.node.overcommitted  # neither has to do with what was sent
@@ -182,7 +188,14 @@ def _whole_books(
     rolled, ended = roll_all(before, accounts, classes, settings, given.now)
     ledger = replace(counted, last_class_id=admission.last_class_id, refused=admission.refused)
     specs = {spec.key: spec for spec in given.snapshot.slices}
-    return _Books(ledger, rolled, specs, rolled, None, (*admission.owed, *ended))
+    return _Books(ledger, rolled, specs, (*admission.owed, *ended), touched=rolled)
+
+
+def _narrowed(books: _Books, last: PassResult, classes: Mapping[int, ObservedClass], membership: Membership) -> _Books:
+    """Decide only on those who came, went, moved or have other limits: a pod that comes must not cost 4,000 slices."""
+    before, touched, minors = carried(last.basis, last.ledger.slices, books.accounts, books.specs, membership)
+    suspects = moved_minors(last.basis.classes, classes) | minors | last.basis.open_minors
+    return replace(books, touched=touched, before=before, suspects=suspects)
 
 
 def _moved_books(given: PassInput, basis: Basis) -> _Books:
@@ -190,7 +203,8 @@ def _moved_books(given: PassInput, basis: Basis) -> _Books:
     moved = moved_minors(basis.classes, given.tree.classes)
     touched = moved_slices(basis, moved)
     counted = counted_in(given.ledger, given.tree.device, given.tree.classes, touched)
-    return _Books(counted, counted.slices, basis.specs, touched, moved, ())
+    suspects = moved | basis.open_minors
+    return _Books(counted, counted.slices, basis.specs, (), touched, basis.decisions, suspects)
 
 
 def _kept(
