@@ -14,9 +14,14 @@ __all__ = ["lab"]  # the fixture
 
 def accepted(lab: Lab, name: str) -> dict[str, Any]:
     """The Accepted condition of a SliceBandwidth in the first namespace; empty while there is none."""
+    return condition(lab, name, "Accepted")
+
+
+def condition(lab: Lab, name: str, kind: str) -> dict[str, Any]:
+    """A condition of a SliceBandwidth in the first namespace; empty while there is none."""
     obj = json.loads(lab.cluster.kubectl("get", "slbw", name, "-n", lab.namespaces[0], "-o", "json"))
     conditions: list[dict[str, Any]] = obj.get("status", {}).get("conditions", [])
-    return next((one for one in conditions if one["type"] == "Accepted"), {})
+    return next((one for one in conditions if one["type"] == kind), {})
 
 
 def test_the_older_slice_keeps_the_pod_and_the_younger_one_is_told_until_it_gets_it(lab: Lab, tmp_path: Path) -> None:
@@ -41,9 +46,12 @@ def test_the_older_slice_keeps_the_pod_and_the_younger_one_is_told_until_it_gets
         assert f"{namespace}/pod" in told["message"]
         assert f"{namespace}/slice" in told["message"]
         assert lab.ceil_bps(first) == 10 * M
+        eventually(lambda: condition(lab, "another", "Enforced").get("reason") == "NoPods", within_s=20)
+        eventually(lambda: condition(lab, "slice", "Enforced").get("status") == "True", within_s=20)
 
         lab.cluster.delete(kinds.SLICE_BANDWIDTH, "slice", namespace)
         eventually(lambda: accepted(lab, "another").get("status") == "True", within_s=20)
+        eventually(lambda: condition(lab, "another", "Enforced").get("status") == "True", within_s=20)
         usage = eventually(lambda: lab.cluster.read(kinds.BANDWIDTH_USAGE, f"another.{lab.node}", namespace))
         second = eventually(lambda: usage["standard"].get("classId") or reread(lab, "another").get("classId"))
         assert eventually(lambda: lab.ceil_bps(second) == 20 * M)

@@ -1,5 +1,6 @@
 """The controller against a real API server: what the nodes report becomes each SliceBandwidth's status."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,10 +55,28 @@ def start(cluster: Cluster, connect: Connect) -> Iterator[Start]:
         controller.stop()
 
 
+def put_pod(cluster: Cluster, namespace: str, node: str, name: str = "codeen") -> None:
+    """A pod of a slice that runs on a node."""
+    address = f"10.99.{next(_addresses)}.1"
+    cluster.create_pod(namespace, f"{name}-{node}", node, address, labels={"slice": name})
+
+
+_addresses = itertools.count(1)
+
+
 def put_usage(
-    cluster: Cluster, namespace: str, node: str, *, owned: bool = False, now_s: int | None = None, **fields: Any
+    cluster: Cluster,
+    namespace: str,
+    node: str,
+    *,
+    owned: bool = False,
+    now_s: int | None = None,
+    pod: bool = True,
+    **fields: Any,
 ) -> None:
-    """A BandwidthUsage as the agent of a node writes it, made or brought up to date."""
+    """A BandwidthUsage as the agent of a node writes it, made or brought up to date; and a pod that it is about."""
+    if pod and not any(one.spec.node_name == node for one in cluster.core.list_namespaced_pod(namespace).items):
+        put_pod(cluster, namespace, node)
     now_s = int(time.time()) if now_s is None else now_s
     report = usage_report(namespace, **{"period_start_s": now_s - 100, "period_end_s": now_s + DAY_S, **fields})
     uid = cluster.core.read_node(node).metadata.uid if owned else None
@@ -278,10 +297,15 @@ def test_what_was_written_is_known_before_the_watch_tells(
         eventually(feed.synced)
         for nodes in range(1, 11):
             status = SliceStatus(nodes=nodes)
-            assert ApiClusterWriter(api, feed).write({key: status, SliceKey(namespace, "gone"): status}) == {}
-            record = feed.slice_record(key)
-            assert record is not None
-            assert record.status == status
+            record = eventually(lambda: feed.slice_record(key))
+            statuses = {key: (status, record.version), SliceKey(namespace, "gone"): (status, record.version)}
+            assert ApiClusterWriter(api, feed).write(statuses) == {}
+            written = feed.slice_record(key)
+            assert written is not None
+            assert written.status == status
+            # What was made for an object that has changed since is not written over it.
+            assert ApiClusterWriter(api, feed).write(statuses) == {key: "somebody else has changed it meanwhile"}
+            assert api.health.failures == {}
     finally:
         feed.stop()
 

@@ -16,6 +16,7 @@ from slicebw.agent.ports import Classifier, Feed, Reporter, Shaper, Store
 from slicebw.core.changes import Classification, DeleteClass, RemoveRoot, TableChange, TreeChange
 from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.ledger import Instant, Ledger
+from slicebw.core.membership import with_last_good_selectors
 from slicebw.core.model import NodeSpec, Snapshot
 from slicebw.core.notes import node_note
 from slicebw.core.passes import PassInput, PassResult, run_pass
@@ -129,6 +130,8 @@ class Cycle:
         if not snapshot.synced:
             node = replace(snapshot.node, mode=snapshot.node.mode or self._ledger.mode)
             return self._last_wishes or replace(snapshot, node=node)
+        if self._last_wishes is not None:
+            snapshot = _with_last_good(snapshot, self._last_wishes)
         if snapshot != self._saved_wishes:
             self._last_wishes = snapshot
             try:
@@ -274,3 +277,14 @@ class Cycle:
         if str(error) != self._save_trouble:
             log.error("not saved, going on in memory: %s", error)
         self._save_trouble = str(error)
+
+
+def _with_last_good(snapshot: Snapshot, before: Snapshot) -> Snapshot:
+    """The snapshot; where a selector or a setting of the node is wrong, what held before holds on."""
+    slices = snapshot.slices
+    if any(spec.selector is None for spec in slices):
+        slices = with_last_good_selectors(slices, before.slices)
+    node = snapshot.node.with_last_good(before.node) if snapshot.node.wrong else snapshot.node
+    if slices is snapshot.slices and node is snapshot.node:
+        return snapshot
+    return replace(snapshot, slices=slices, node=node)

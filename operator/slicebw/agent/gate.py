@@ -85,7 +85,7 @@ def _occasion(report: UsageReport) -> tuple[object, ...]:
     standard, exempt = report.standard, report.exempt
     return (
         *(report.class_id, report.generation, report.period_start_s, report.period_end_s),
-        *(report.problems, report.errors),
+        *(report.problems, report.errors, report.unenforced),
         *(standard.capped, standard.budget_bytes, 0 if standard.capped else standard.rate_bps),
         *(exempt.capped, exempt.budget_bytes, 0 if exempt.capped else exempt.rate_bps),
     )

@@ -6,6 +6,7 @@ The object named ``default`` applies to every node, one named after a node overr
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
@@ -24,7 +25,15 @@ GUARANTEES_OVERCOMMITTED: Final = "GuaranteesOvercommitted"
 MAX_EXEMPT_DESTINATIONS: Final = 10_000
 """At 43 characters each that is well below the 1.5 MB that etcd takes in one object."""
 
-_FIELDS: Final = ("device", "cap", "lineRate", "mode", "exemptDestinations", "minRateShare")
+_ATTRIBUTES: Final = {
+    "device": "device",
+    "cap": "cap_bps",
+    "lineRate": "line_rate_bps",
+    "mode": "mode",
+    "exemptDestinations": "exempt_destinations",
+    "minRateShare": "min_rate_share_percent",
+}
+"""The spec's fields, and what they are called in :class:`slicebw.core.model.NodeSpec`."""
 _OBJECT_FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _DEVICE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}")
 _DESTINATION: Final = re.compile(r"[0-9A-Fa-f:.]{2,39}(?:/[0-9]{1,3})?")
@@ -42,8 +51,8 @@ def parse(obj: object) -> NodeSpec:
     spec = top.inner("spec")
     if not metadata.stored:
         top.refuse_unknown(_OBJECT_FIELDS)
-        spec.refuse_unknown(_FIELDS)
-    return NodeSpec(
+        spec.refuse_unknown(_ATTRIBUTES)
+    read = NodeSpec(
         device=spec.read("device", _device, None),
         cap_bps=spec.read("cap", parse_node_rate, None),
         line_rate_bps=spec.read("lineRate", parse_node_rate, None),
@@ -53,6 +62,8 @@ def parse(obj: object) -> NodeSpec:
         generation=metadata.generation,
         errors=limited(errors),
     )
+    given = [name for field, name in _ATTRIBUTES.items() if spec.raw(field) is not None]
+    return replace(read, wrong=tuple(name for name in given if getattr(read, name) is None))
 
 
 def node_object(node_name: str) -> dict[str, Any]:
@@ -134,6 +145,8 @@ def _exempt_destinations(spec: Fields) -> tuple[str, ...] | None:
     if spec.raw("exemptDestinations") is None:
         return None
     items = spec.items("exemptDestinations")
+    if not isinstance(spec.raw("exemptDestinations"), list | tuple):
+        return None
     if len(items) > MAX_EXEMPT_DESTINATIONS:
         spec.fail("exemptDestinations", f"{len(items)} are too many: at most {MAX_EXEMPT_DESTINATIONS} hold")
     destinations: dict[str, None] = {}

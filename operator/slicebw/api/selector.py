@@ -24,7 +24,10 @@ def parse(value: object, path: str, errors: list[str], *, strict: bool) -> Selec
         fields.refuse_unknown(("matchLabels", "matchExpressions"))
     requirements = _match_labels(fields.inner("matchLabels"))
     for item_path, item in fields.items("matchExpressions"):
-        requirement = _expression(Fields(item, item_path, errors), strict=strict)
+        before, expression = len(errors), Fields(item, item_path, errors)
+        if len(errors) > before:  # not even an object: what it lacks need not be said
+            continue
+        requirement = _expression(expression, strict=strict)
         if requirement is not None:
             requirements.append(requirement)
     return Selector(tuple(requirements))

@@ -100,8 +100,11 @@ def parse(obj: object) -> SliceSpec:
     )
 
 
-def status_object(key: SliceKey, status: SliceStatus) -> dict[str, Any]:
-    """The body for server-side apply to ``/status``. It is all the controller owns: what is left out goes away."""
+def status_object(key: SliceKey, status: SliceStatus, version: str = "") -> dict[str, Any]:
+    """The body for server-side apply to ``/status``. It is all the controller owns: what is left out goes away.
+
+    ``version``, a resourceVersion, makes it hold only for the object as it was then; else the API server says 409.
+    """
     body: dict[str, Any] = {
         "observedGeneration": status.observed_generation,
         "nodes": status.nodes,
@@ -115,7 +118,11 @@ def status_object(key: SliceKey, status: SliceStatus) -> dict[str, Any]:
     return {
         "apiVersion": kinds.API_VERSION,
         "kind": kinds.SLICE_BANDWIDTH.name,
-        "metadata": {"namespace": key.namespace, "name": key.name},
+        "metadata": {
+            "namespace": key.namespace,
+            "name": key.name,
+            **({"resourceVersion": version} if version else {}),
+        },
         "status": body,
     }
 

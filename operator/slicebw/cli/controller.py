@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from slicebw.controller.loop import StatusLoop
     from slicebw.kube.background import ApiThread
+    from slicebw.kube.cluster import ApiClusterFeed
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int | None, liveness_address: str) -> None:
     """Roll usages up into the status of SliceBandwidths, and remove usages of nodes that are gone.
 
-    Several may run at once: they write the same.
+    Several may run at once: what one has written no other writes again.
     """
     stop = stop_signal()
     with ExitStack() as stack:
@@ -51,18 +52,18 @@ def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int
         thread = _LoopThread(loop)
         ready = "not all SliceBandwidths and BandwidthUsages have been listed yet"
         probes = {"/healthz": thread.liveness, "/readyz": lambda: None if feed.synced() else ready}
-        serve_health(stack, liveness_address, liveness_port, probes, lambda: _metrics(api, loop))
+        serve_health(stack, liveness_address, liveness_port, probes, lambda: _metrics(api, feed, loop))
         run(stack, [api, feed, ThreadService(thread)])
         log.info("controller started version=%s", __version__)
         stop.wait()
     log.info("controller stopped")
 
 
-def _metrics(api: "ApiThread", loop: "StatusLoop") -> "Iterator[Collector]":
+def _metrics(api: "ApiThread", feed: "ApiClusterFeed", loop: "StatusLoop") -> "Iterator[Collector]":
     from slicebw.cli.exposition import ApiMetrics
     from slicebw.controller.metrics import ControllerMetrics
 
-    yield ControllerMetrics(loop.counts)
+    yield ControllerMetrics(feed, loop)
     yield ApiMetrics(api.health)
 
 

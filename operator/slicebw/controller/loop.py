@@ -1,22 +1,31 @@
-"""The controller's loop: keeps every SliceBandwidth's status true at a bounded rate, and clears away dead usages."""
+"""The controller's loop: keeps every SliceBandwidth's status true at a bounded rate, and clears away dead usages.
+
+Several controllers may run at once. None is the leader: a status is written only over the very object that it was made
+for (the API server compares resourceVersions), figures wait until nobody has written for an interval, and who would
+contradict what another has said about pods looks at them first. So of two that agree one writes, and one that lags
+behind is refused, whatever it believes.
+"""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from slicebw.api.conditions import TRUE, Condition
 from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.controller.budget import WRITES_PER_S, WriteBudget
-from slicebw.controller.ports import ClusterFeed, ClusterWriter, UsageRecord
-from slicebw.controller.rollup import is_transition, roll_up
+from slicebw.controller.census import Census
+from slicebw.controller.ports import ClusterFeed, ClusterWriter, SliceRecord, UsageRecord
+from slicebw.controller.rollup import ENFORCED, NO_PODS, is_transition, roll_up
 from slicebw.core.model import SliceKey
+from slicebw.core.notes import invalid_note
 
 log = logging.getLogger(__name__)
 
 STATUS_INTERVAL_S: Final = 10.0
-"""A slice's figures are written at most this often."""
+"""A slice's figures are written at most this often, by all controllers together."""
 
 TRANSITION_INTERVAL_S: Final = 1.0
 """And its transitions this often: a slice that comes up on a thousand nodes has a thousand of them."""
@@ -41,6 +50,33 @@ class Counts:
     failed_writes: int = 0
     removed_usages: int = 0
     failures: int = 0
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the loop remembers of a slice. Times are on the monotonic clock.
+
+    ``written_s`` is when its status last changed as far as we saw, by whoever's hand, or when we last tried to change
+    it; ``changed_s`` when anything about it was last seen to change; ``not_before_s`` when it is to be rolled up again,
+    unless something changes before.
+    """
+
+    status: SliceStatus
+    version: str
+    generation: int
+    written_s: float
+    changed_s: float
+    not_before_s: float = float("-inf")
+    told_generation: int = 0
+
+
+@dataclass(slots=True)
+class _Due:
+    """Statuses to write now, each with the version of the object it is for, and when the next one is due."""
+
+    transitions: dict[SliceKey, tuple[SliceStatus, str]] = field(default_factory=dict)
+    figures: dict[SliceKey, tuple[SliceStatus, str]] = field(default_factory=dict)
+    wait_s: float = LONGEST_PAUSE_S
 
 
 class StatusLoop:
@@ -69,16 +105,22 @@ class StatusLoop:
             wall_clock: dates transitions and ends periods, in seconds since the epoch.
         """
         self.counts = Counts()
+        self.census = Census(feed, writer, clock)
         self._feed, self._writer = feed, writer
         self._status_interval_s = status_interval_s
         self._clear_interval_s = clear_interval_s
         self._clock, self._wall_clock = clock, wall_clock
+        self._known: dict[SliceKey, _Known] = {}
         self._dirty: set[SliceKey] = set()
-        self._tried_at: dict[SliceKey, float] = {}
         self._budget = WriteBudget(clock, writes_per_s)
         self._clear_at = clock()
         self._woken = threading.Event()
         self._stopping = threading.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Slices whose status may not be what it should be. Callable from any thread."""
+        return len(self._dirty)
 
     def wake(self) -> None:
         """Something changed. Callable from any thread."""
@@ -107,57 +149,131 @@ class StatusLoop:
         """Write what is due, clear away what is dead; returns the time in seconds until something may be due again."""
         if not self._feed.synced():
             return LONGEST_PAUSE_S
-        self._dirty |= self._feed.changed()
         now = self._clock()
-        transitions, figures, wait_s = self._due(now)
-        due = {**transitions, **figures}
+        for key in self._feed.changed():
+            self._note(key, now)
+        for namespace in list(self.census.due()):
+            if not self._look(namespace):
+                break
+        due = self._due(now)
         nodes = self._feed.nodes()
-        chosen = self._budget.choose(transitions, figures, None if nodes is None else len(nodes))
+        chosen = self._budget.choose(due.transitions, due.figures, None if nodes is None else len(nodes))
         if chosen:
-            self._write({key: due[key] for key in chosen})
+            self._write({key: due.transitions.get(key) or due.figures[key] for key in chosen})
         if now >= self._clear_at:
             self._clear_at = now + self._clear_interval_s
             self._clear_dead()
-        pause_s = min(wait_s, self._clear_interval_s, LONGEST_PAUSE_S)
-        return min(pause_s, max(self._budget.pause_s, 0.05)) if len(chosen) < len(due) else pause_s
+        pause_s = min(due.wait_s, self._clear_interval_s)
+        left = len(due.transitions) + len(due.figures) - len(chosen)
+        return min(pause_s, max(self._budget.pause_s, 0.05)) if left else pause_s
 
-    def _due(self, now: float) -> tuple[dict[SliceKey, SliceStatus], dict[SliceKey, SliceStatus], float]:
-        """Transitions and mere figures to write now, and the time until the next of the others is due."""
-        transitions: dict[SliceKey, SliceStatus] = {}
-        figures: dict[SliceKey, SliceStatus] = {}
-        wait_s = LONGEST_PAUSE_S
-        for key in sorted(self._dirty, key=lambda key: (self._tried_at.get(key, 0.0), key)):
-            since = now - self._tried_at.get(key, float("-inf"))
-            if since < TRANSITION_INTERVAL_S:
-                wait_s = min(wait_s, TRANSITION_INTERVAL_S - since)
+    def _note(self, key: SliceKey, now: float) -> None:
+        """Something about a slice has changed: its spec, its status, or a usage."""
+        record, known = self._feed.slice_record(key), self._known.get(key)
+        if record is None or known is None or known.generation != record.spec.generation:
+            self.census.distrust(key.namespace)
+        if record is None:
+            self._dirty.discard(key)
+            self._known.pop(key, None)
+            if not self._feed.slices_in(key.namespace):
+                self.census.forget(key.namespace)
+            return
+        self._dirty.add(key)
+        if known is None:
+            # Whoever has written it may have done so just now: a restart is no reason to write sooner.
+            written_s = now if record.status.observed_generation else float("-inf")
+            self._known[key] = _Known(record.status, record.version, record.spec.generation, written_s, now)
+            return
+        if known.status != record.status:
+            known.status, known.written_s = record.status, now
+        known.version, known.generation = record.version, record.spec.generation
+        known.changed_s, known.not_before_s = now, float("-inf")
+
+    def _look(self, namespace: str) -> bool:
+        """Look at the pods of a namespace; what it shows may concern all of its slices."""
+        if not self.census.look(namespace):
+            return False
+        for record in self._feed.slices_in(namespace):
+            known = self._known.get(record.spec.key)
+            if known is not None:
+                known.not_before_s = float("-inf")
+                self._dirty.add(record.spec.key)
+        return True
+
+    def _due(self, now: float) -> _Due:
+        """Statuses to write now, those that were not written for longest first."""
+        due = _Due()
+        for key in sorted(self._dirty, key=lambda key: (self._known[key].written_s, key)):
+            known, record = self._known[key], self._feed.slice_record(key)
+            earliest_s = max(known.written_s + TRANSITION_INTERVAL_S, known.not_before_s)
+            if record is None or now < earliest_s:
+                due.wait_s = min(due.wait_s, max(0.0, earliest_s - now))
                 continue
-            record = self._feed.slice_record(key)
-            status = None
-            if record is not None:
-                usages = [usage.usage for usage in self._feed.usages_of(key)]
-                status = roll_up(record.spec, usages, record.status.conditions, int(self._wall_clock()))
-            if record is None or status is None or status == record.status:
-                self._dirty.discard(key)
-                if record is None:
-                    self._tried_at.pop(key, None)
+            self._tell(record, known)
+            figures_s = known.written_s + self._status_interval_s
+            status, settled = self._roll_up(record, known, figures_due=now >= figures_s)
+            if status == record.status:
+                if settled:
+                    self._dirty.discard(key)
+                else:
+                    known.not_before_s = now + TRANSITION_INTERVAL_S
+                    due.wait_s = min(due.wait_s, TRANSITION_INTERVAL_S)
             elif is_transition(record.status, status):
-                transitions[key] = status
-            elif since >= self._status_interval_s:
-                figures[key] = status
+                due.transitions[key] = status, record.version
+            elif now >= figures_s:
+                due.figures[key] = status, record.version
             else:
-                wait_s = min(wait_s, self._status_interval_s - since)
-        return transitions, figures, wait_s
+                known.not_before_s = figures_s
+                due.wait_s = min(due.wait_s, figures_s - now)
+        return due
 
-    def _write(self, statuses: Mapping[SliceKey, SliceStatus]) -> None:
+    def _roll_up(self, record: SliceRecord, known: _Known, *, figures_due: bool) -> tuple[SliceStatus, bool]:
+        """The status as it should be, and whether that is all: else where the pods run has still to be looked up.
+
+        What it says about pods is that of the last look, as long as it says the same as before. Before it says
+        anything else, also than what another controller has written, the pods are looked at again.
+        """
+        key = record.spec.key
+        look = self.census.of(key)
+        status = self._with_places(record)
+        before, after = _enforced(record.status), _enforced(status)
+        fresh = look is not None and look.at_s >= known.changed_s and record.version == known.version
+        settled = fresh or (look is not None and after == before)
+        if not settled:
+            # Wording alone is no reason to look sooner than it could be written.
+            if look is None or _verdict(after) != _verdict(before) or figures_due:
+                settled = self._look(key.namespace)
+            status = self._with_places(record, keep=not settled)
+            after = _enforced(status)
+        if after is not None and after.status != TRUE and after.reason != NO_PODS:
+            self.census.hurry(key.namespace)
+        return status, settled
+
+    def _with_places(self, record: SliceRecord, *, keep: bool = False) -> SliceStatus:
+        look = None if keep else self.census.of(record.spec.key)
+        usages = [usage.usage for usage in self._feed.usages_of(record.spec.key)]
+        places = None if look is None else look.places
+        return roll_up(record.spec, usages, places, record.status.conditions, int(self._wall_clock()))
+
+    def _tell(self, record: SliceRecord, known: _Known) -> None:
+        """An Event for a spec that is wrong: agents tell it, too, but only those that run pods of the slice."""
+        spec = record.spec
+        if not spec.errors or known.told_generation == spec.generation:
+            return
+        said = any(one.reason == "InvalidSpec" and one.observed_generation == spec.generation
+                   for one in record.status.conditions)  # fmt: skip
+        if said or self._writer.tell(invalid_note(spec, int(self._wall_clock()))):
+            known.told_generation = spec.generation
+
+    def _write(self, statuses: Mapping[SliceKey, tuple[SliceStatus, str]]) -> None:
         failures = self._writer.write(statuses)
         now = self._clock()
-        for key in statuses:
-            self._tried_at[key] = now
+        for key, (status, _) in statuses.items():
+            self._known[key].written_s = now
             if key in failures:
                 log.debug("status not written slice=%s reason=%s", key, failures[key])
             else:
-                # If it is not what it should be now, the feed will say so.
-                self._dirty.discard(key)
+                self._known[key].status = status
         self.counts.writes += len(statuses) - len(failures)
         self.counts.failed_writes += len(failures)
 
@@ -189,3 +305,13 @@ class StatusLoop:
                     vanished[node] = self._writer.node_exists(node) is False
                 if vanished[node]:
                     yield record, f"node {node} is gone"
+
+
+def _enforced(status: SliceStatus) -> Condition | None:
+    """What a status says about nodes and pods."""
+    return next((one for one in status.conditions if one.type == ENFORCED), None)
+
+
+def _verdict(condition: Condition | None) -> tuple[str, str, int] | None:
+    """A condition without its wording."""
+    return None if condition is None else (condition.status, condition.reason, condition.observed_generation)

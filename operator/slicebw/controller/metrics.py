@@ -2,24 +2,33 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from slicebw.controller.loop import Counts
+from slicebw.controller.loop import StatusLoop
+from slicebw.controller.ports import ClusterFeed
 
 
 class ControllerMetrics:
-    """A collector for one controller: what its loop has done since it started."""
+    """A collector for one controller: what it knows, and what its loop has done since it started."""
 
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
+    def __init__(self, feed: ClusterFeed, loop: StatusLoop) -> None:
+        self._feed, self._loop = feed, loop
 
     def collect(self) -> Iterator[Metric]:
         """All metric families. Callable from any thread."""
-        counts = self._counts
+        counts, census = self._loop.counts, self._loop.census
         for name, text, value in (
             ("status_writes", "Statuses of SliceBandwidths written.", counts.writes),
             ("failed_status_writes", "Statuses that could not be written; they are tried again.", counts.failed_writes),
+            ("pod_lists", "Lists made of the pods of one namespace.", census.lists),
+            ("listed_pods", "Pods in these lists.", census.listed_pods),
             ("removed_usages", "BandwidthUsages removed of nodes that are gone.", counts.removed_usages),
             ("failed_steps", "Rounds of the loop that ended with an error.", counts.failures),
         ):
             yield CounterMetricFamily(f"slicebw_controller_{name}", text, value)
+        for name, text, known in (
+            ("slices", "SliceBandwidths in the cluster.", self._feed.known_slices()),
+            ("usages", "BandwidthUsages in the cluster.", self._feed.known_usages()),
+            ("waiting_statuses", "SliceBandwidths whose status may not be up to date.", self._loop.waiting),
+        ):
+            yield GaugeMetricFamily(f"slicebw_controller_{name}", text, known)

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.slice_bandwidth import SliceStatus
-from slicebw.core.model import SliceKey, SliceSpec
+from slicebw.core.model import Pod, SliceKey, SliceSpec
+from slicebw.core.reports import EventNote
 
 
 class SliceRecord(Protocol):
@@ -19,6 +20,11 @@ class SliceRecord(Protocol):
     @property
     def status(self) -> SliceStatus:
         """What was last written."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The resourceVersion of both."""
         ...
 
 
@@ -66,12 +72,24 @@ class ClusterFeed(Protocol):
         """One SliceBandwidth, None where there is none (any more)."""
         ...
 
+    def slices_in(self, namespace: str) -> Sequence[SliceRecord]:
+        """All SliceBandwidths of one namespace."""
+        ...
+
     def usages_of(self, key: SliceKey) -> Sequence[UsageRecord]:
         """All usages of one slice."""
         ...
 
     def usages(self) -> Iterable[UsageRecord]:
         """All usages of all slices."""
+        ...
+
+    def known_slices(self) -> int:
+        """How many SliceBandwidths are known."""
+        ...
+
+    def known_usages(self) -> int:
+        """How many BandwidthUsages are known."""
         ...
 
     def nodes(self) -> frozenset[str] | None:
@@ -82,8 +100,22 @@ class ClusterFeed(Protocol):
 class ClusterWriter(Protocol):
     """What is done to the cluster. Waits for the API server, for a bounded time."""
 
-    def write(self, statuses: Mapping[SliceKey, SliceStatus]) -> Mapping[SliceKey, str]:
-        """Write statuses, and say which could not be written, and why. A slice that is gone counts as written."""
+    def write(self, statuses: Mapping[SliceKey, tuple[SliceStatus, str]]) -> Mapping[SliceKey, str]:
+        """Write statuses, and say which could not be written, and why. A slice that is gone counts as written.
+
+        With each goes the version of the object that it was made for: over any other one it is not written.
+        """
+        ...
+
+    def tell(self, note: EventNote) -> bool:
+        """Emit an Event, if it is not there already; false where it has to be tried again."""
+        ...
+
+    def pods(self, namespace: str) -> Mapping[str, Sequence[Pod]] | str | None:
+        """The pods of a namespace by node, as they are now (no older than the call).
+
+        A text says why the API server refuses to tell; None: it does not answer, try again.
+        """
         ...
 
     def node_exists(self, name: str) -> bool | None:

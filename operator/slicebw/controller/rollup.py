@@ -4,39 +4,51 @@ Nothing in it depends on when or by whom it is computed, but for a condition's t
 it stands in the object: two controllers at once write the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.conditions import FALSE, TRUE, UNKNOWN, Condition, carry_over
 from slicebw.api.slice_bandwidth import ClassStatus, SliceStatus
+from slicebw.controller.places import Places
 from slicebw.core.model import SliceSpec, TrafficClass
 from slicebw.core.reports import PodProblem, UsageReport
 
 ACCEPTED: Final = "Accepted"
 """The spec is valid, and no pod it selects belongs to another SliceBandwidth."""
 ENFORCED: Final = "Enforced"
-"""Every node that has the slice runs this generation of the spec."""
+"""Every node that runs pods of the slice holds it to this generation of the spec."""
 CAPPED: Final = "Capped"
 """At least one node has slowed the slice."""
+
+NO_PODS: Final = "NoPods"
+"""Reason of Enforced where there is nothing to enforce."""
 
 MAX_NAMED: Final = 5
 """Nodes, pods and errors named in one message; the rest are counted."""
 
 
-def roll_up(spec: SliceSpec, usages: Iterable[NodeUsage], previous: Iterable[Condition], now_s: int) -> SliceStatus:
+def roll_up(
+    spec: SliceSpec, usages: Iterable[NodeUsage], places: Places | str | None, previous: Sequence[Condition], now_s: int
+) -> SliceStatus:
     """The status of one slice.
 
     Args:
         spec: as read from the SliceBandwidth.
         usages: the reports of all nodes about it. Those of nodes that it has left count towards what was used.
+        places: how many of its pods run on which node; a text says why nobody knows, and where nothing is known yet
+            (None) the condition Enforced stays as it is.
         previous: the conditions as they stand in the object.
         now_s: becomes the time of transition of what is new.
     """
     ordered = sorted(usages, key=lambda usage: usage.node_name)
     running = [usage for usage in ordered if usage.report.class_id]
     counting = [usage for usage in ordered if usage.report.class_id or _has_used(usage.report)]
-    conditions = (_accepted(spec, ordered), _enforced(spec, running), _capped(running))
+    verdicts = {verdict[0]: verdict for verdict in (_accepted(spec, ordered), _capped(running))}
+    new = {name: Condition(*verdict, now_s, spec.generation) for name, verdict in verdicts.items()}
+    kept = next((one for one in previous if one.type == ENFORCED), None) if places is None else None
+    new[ENFORCED] = kept or Condition(*_enforced(spec, ordered, places), now_s, spec.generation)
     return SliceStatus(
         observed_generation=spec.generation,
         nodes=len(running),
@@ -44,7 +56,7 @@ def roll_up(spec: SliceSpec, usages: Iterable[NodeUsage], previous: Iterable[Con
         period_start_s=min((usage.report.period_start_s for usage in counting), default=None),
         standard=_class_status(TrafficClass.STANDARD, ordered),
         exempt=_class_status(TrafficClass.EXEMPT, ordered),
-        conditions=carry_over((Condition(*condition, now_s, spec.generation) for condition in conditions), previous),
+        conditions=carry_over((new[name] for name in (ACCEPTED, ENFORCED, CAPPED)), previous),
     )
 
 
@@ -101,20 +113,78 @@ def _accepted(spec: SliceSpec, usages: Sequence[NodeUsage]) -> _Verdict:
     return ACCEPTED, TRUE, "Valid", "the spec is valid"
 
 
-def _enforced(spec: SliceSpec, running: Sequence[NodeUsage]) -> _Verdict:
-    if not running:
-        return ENFORCED, UNKNOWN, "NoPods", "no node has a pod of this slice that sends through its uplink"
-    generation = f"generation {spec.generation}"
-    behind = [usage for usage in running if usage.report.generation != spec.generation]
-    if not behind:
-        count = "1 node runs" if len(running) == 1 else f"{len(running)} nodes run"
-        return ENFORCED, TRUE, "OnAllNodes", f"{count} {generation}"
-    current = len(running) - len(behind)
-    message = f"{current} of {len(running)} nodes run {generation}; not yet: {_named(_names(behind), ', ')}"
-    refused = sorted({error for usage in behind for error in usage.report.errors})
-    if refused:
-        return ENFORCED, FALSE, "RefusedByNodes", f"{message}; they say: {_named(refused, '; ')}"
-    return ENFORCED, FALSE, "NodesBehind", message
+def _enforced(spec: SliceSpec, usages: Sequence[NodeUsage], places: Places | str | None) -> _Verdict:
+    if not isinstance(places, Mapping):
+        why = places or "they have not been looked up yet"
+        return ENFORCED, UNKNOWN, "PodsUnknown", f"it is not known on which nodes this slice's pods run: {why}"
+    if not places:
+        return ENFORCED, UNKNOWN, NO_PODS, "no node runs a pod of this slice that sends through its uplink"
+    nodes = _sorted_out(spec, usages, places)
+    if nodes.current == len(places):
+        count = "1 node runs" if nodes.current == 1 else f"{nodes.current} nodes run"
+        return ENFORCED, TRUE, "OnAllNodes", f"{count} generation {spec.generation}"
+    reasons = (
+        (nodes.refusing, "RefusedByNodes"),
+        (nodes.behind, "NodesBehind"),
+        (nodes.silent, "NodesSilent"),
+        (nodes.unlimited, "NotLimited"),
+    )
+    reason = next(reason for named, reason in reasons if named)
+    return ENFORCED, FALSE, reason, _what_is_missing(spec, nodes, places)
+
+
+def _what_is_missing(spec: SliceSpec, nodes: "_Nodes", places: Places) -> str:
+    behind = sorted(nodes.behind + nodes.refusing)
+    parts = [f"{nodes.current} of {len(places)} nodes run generation {spec.generation}"]
+    parts += [f"not yet: {_named(behind, ', ')}"] if behind else []
+    parts += [f"they say: {_named(sorted(nodes.errors), '; ')}"] if nodes.errors else []
+    parts += [_silence(nodes.silent, places)] if nodes.silent else []
+    parts += [f"not limited on {_named(nodes.unlimited, ', ')}"] if nodes.unlimited else []
+    return "; ".join(parts)
+
+
+@dataclass(slots=True)
+class _Nodes:
+    """The nodes that run pods of a slice by what they say of it; ``unlimited`` with the reason why."""
+
+    current: int = 0
+    behind: list[str] = field(default_factory=list)
+    refusing: list[str] = field(default_factory=list)
+    errors: set[str] = field(default_factory=set)
+    silent: list[str] = field(default_factory=list)
+    unlimited: list[str] = field(default_factory=list)
+
+
+def _sorted_out(spec: SliceSpec, usages: Sequence[NodeUsage], places: Places) -> _Nodes:
+    nodes, reports = _Nodes(), {usage.node_name: usage.report for usage in usages}
+    for node in sorted(places):
+        report = reports.get(node)
+        if report is None or not (report.class_id or report.unenforced):
+            nodes.silent.append(node)
+        elif report.unenforced:
+            nodes.unlimited.append(f"{node} ({report.unenforced})")
+        elif report.generation == spec.generation:
+            nodes.current += 1
+        elif report.errors:
+            nodes.refusing.append(node)
+            nodes.errors.update(report.errors)
+        else:
+            nodes.behind.append(node)
+    return nodes
+
+
+def _silence(nodes: Sequence[str], places: Places) -> str:
+    """Who runs pods of the slice and has not said so, and what to look at."""
+    if len(nodes) == 1:
+        runs = f"{nodes[0]} runs {_pods(places[nodes[0]])} of this slice and has not reported it"
+    else:
+        named = _named([f"{node} ({_pods(places[node])})" for node in nodes], ", ")
+        runs = f"{named} run pods of this slice and have not reported it"
+    return f"{runs}: is the agent running there?"
+
+
+def _pods(count: int) -> str:
+    return "1 pod" if count == 1 else f"{count} pods"
 
 
 def _capped(running: Sequence[NodeUsage]) -> _Verdict:

@@ -1,20 +1,36 @@
 """What a pass tells the world: one usage per account, and the node's own state."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Final
 
 from slicebw.core.ledger import Ledger, SliceAccount
 from slicebw.core.membership import Membership
 from slicebw.core.model import DEFAULT_LIMITS, Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
 from slicebw.core.reports import ClassUsage, NodeReport, PodProblem, UsageReport
 from slicebw.core.settings import NodeSettings
-from slicebw.core.tree import DEFAULT_ID, ROOT_ID, ObservedTree, RootQdisc, class_id_of
+from slicebw.core.tree import DEFAULT_ID, MAX_SLICES, ROOT_ID, ObservedTree, RootQdisc, class_id_of
 from slicebw.core.verdict import ClassVerdict, SliceVerdict
+
+_FULL: Final = f"the node has {MAX_SLICES} slices already, the most it can hold"
+
+
+def why_unenforced(observed: ObservedTree, mode: Mode) -> str:
+    """Why a node holds no slice to its limits; empty where it does."""
+    if observed.root is RootQdisc.FOREIGN and mode is not Mode.DISABLED:
+        blame = f"{observed.device} has a {observed.root_kind} qdisc that is not slicebw's"
+        return f"{blame}: remove it, or name another device"
+    return "" if mode is Mode.ENFORCE else f"mode {mode}: nothing is limited"
 
 
 def usage_report(
-    account: SliceAccount, spec: SliceSpec | None, problems: tuple[PodProblem, ...], verdict: SliceVerdict | None
+    account: SliceAccount,
+    spec: SliceSpec | None,
+    problems: tuple[PodProblem, ...],
+    verdict: SliceVerdict | None,
+    unenforced: str = "",
 ) -> UsageReport:
-    """What is reported of one account, live or kept until its period ends."""
+    """What is reported of one account, live or kept until its period ends; ``unenforced`` goes with live ones."""
     return UsageReport(
         key=account.key,
         class_id=account.class_id if account.live else 0,
@@ -25,17 +41,33 @@ def usage_report(
         exempt=_class_usage(account, TrafficClass.EXEMPT, verdict.exempt if verdict else None),
         problems=problems,
         errors=spec.errors if spec is not None else (),
+        unenforced=unenforced if account.live else "",
     )
 
 
 def denied_reports(
-    specs: Mapping[SliceKey, SliceSpec], membership: Membership, accounts: Mapping[SliceKey, SliceAccount]
+    specs: Mapping[SliceKey, SliceSpec],
+    membership: Membership,
+    accounts: Mapping[SliceKey, SliceAccount],
+    refused: Collection[SliceKey],
 ) -> tuple[UsageReport, ...]:
-    """One report for every slice without an account that is denied a pod here."""
-    return tuple(_denied(specs[key], problems) for key, problems in membership.problems.items() if key not in accounts)
+    """One report for every slice without an account that is denied a pod here, or a class."""
+    denied = membership.problems.keys() | refused if refused else membership.problems.keys()
+    return tuple(
+        _denied(specs[key], membership.problems.get(key, ()), _FULL if key in refused else "")
+        for key in sorted(denied - accounts.keys())
+    )
 
 
-def _denied(spec: SliceSpec, problems: tuple[PodProblem, ...]) -> UsageReport:
+def told_refused(
+    usages: Mapping[SliceKey, UsageReport], refused: Collection[SliceKey]
+) -> Mapping[SliceKey, UsageReport]:
+    """The reports; those of slices that are known from before, and get no class now, say why."""
+    known = [key for key in refused if key in usages]
+    return {**usages, **{key: replace(usages[key], unenforced=_FULL) for key in known}} if known else usages
+
+
+def _denied(spec: SliceSpec, problems: tuple[PodProblem, ...], unenforced: str) -> UsageReport:
     """A slice that has no class here and never had: reported only for what stands in its way."""
     limits = spec.limits or DEFAULT_LIMITS
 
@@ -52,6 +84,7 @@ def _denied(spec: SliceSpec, problems: tuple[PodProblem, ...]) -> UsageReport:
         exempt=nothing(TrafficClass.EXEMPT),
         problems=problems,
         errors=spec.errors,
+        unenforced=unenforced,
     )
 
 
@@ -81,11 +114,7 @@ def node_report(
 ) -> NodeReport:
     """The status of this node's NodeBandwidth."""
     foreign = observed.root_kind if observed.root is RootQdisc.FOREIGN else None
-    message = "; ".join(snapshot.node.errors) or "limits are in force"
-    if settings.mode is not Mode.ENFORCE:
-        message = f"mode {settings.mode}: nothing is limited"
-    if foreign is not None and settings.mode is not Mode.DISABLED:
-        message = f"{observed.device} has a {foreign} qdisc that is not slicebw's: remove it, or name another device"
+    message = why_unenforced(observed, settings.mode) or "; ".join(snapshot.node.errors) or "limits are in force"
     return NodeReport(
         device=observed.device,
         mode=settings.mode,

@@ -113,10 +113,12 @@ def _newcomer(
 
 
 def _updated(account: SliceAccount, spec: SliceSpec) -> SliceAccount:
-    """The account under the spec's limits; an invalid spec leaves the last good ones, and their generation."""
-    limits, generation = account.limits, account.generation
-    if spec.limits is not None:
-        limits, generation = spec.limits, spec.generation
+    """The account under the spec's limits; an invalid spec leaves the last good ones, and their generation.
+
+    Where only the selector is wrong the limits are the new ones; the generation as a whole is not in force.
+    """
+    limits = account.limits if spec.limits is None else spec.limits
+    generation = account.generation if spec.errors else spec.generation
     if (account.limits, account.generation, account.uid, account.live) == (limits, generation, spec.uid, True):
         return account
     return replace(account, limits=limits, generation=generation, uid=spec.uid, live=True)

@@ -74,6 +74,8 @@ def decide(
     membership: Membership,
     settings: NodeSettings,
     now: Instant,
+    *,
+    unenforced: str,
     before: Decisions | None,
 ) -> Outcome:
     """Decide on the ``touched`` slices; on all others, what was decided ``before`` holds on.
@@ -112,7 +114,7 @@ def decide(
                 crossings_ns[key] = min(map(crossing_ns, runners))
             else:
                 crossings_ns.pop(key, None)
-        usages[key] = usage_report(account, specs.get(key), membership.problems.get(key, ()), verdict)
+        usages[key] = usage_report(account, specs.get(key), membership.problems.get(key, ()), verdict, unenforced)
     if owed:  # in one order, whichever slices were looked at first
         owed.sort(key=lambda note: str(note.key))
     if len(usages) != len(accounts) or any(map(operator.is_not, usages, accounts)):

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from slicebw.core.model import Pod, SliceKey, SliceSpec
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem
@@ -23,6 +23,18 @@ class Membership:
 def age(spec: SliceSpec) -> tuple[int, SliceKey]:
     """Sort key: the older SliceBandwidth first; of two made in one second, the one whose name sorts first."""
     return spec.created_s, spec.key
+
+
+def with_last_good_selectors(slices: Iterable[SliceSpec], before: Iterable[SliceSpec]) -> tuple[SliceSpec, ...]:
+    """The slices; one whose selector is wrong keeps the one it had ``before``, and with it its pods and their limits.
+
+    One that never had a right selector has no pods: nobody knows which were meant.
+    """
+    known = {spec.key: spec.selector for spec in before}
+    return tuple(
+        replace(spec, selector=known.get(spec.key)) if spec.selector is None and known.get(spec.key) else spec
+        for spec in slices
+    )
 
 
 def resolve(slices: Iterable[SliceSpec], pods: Iterable[Pod]) -> Membership:

@@ -4,7 +4,7 @@ Units are in the names: ``_bps`` is bit/s, ``_bytes`` is bytes, ``_s`` is whole 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeVar
 
@@ -167,7 +167,10 @@ def _pick(own: _T | None, other: _T | None) -> _T | None:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One NodeBandwidth's spec as read; None is a field not given. ``errors`` names invalid fields, left out."""
+    """One NodeBandwidth's spec as read; None is a field not given. ``errors`` names invalid fields, left out.
+
+    ``wrong`` are the names of the attributes that are None because what was given is invalid.
+    """
 
     device: str | None = None
     cap_bps: int | None = None
@@ -177,6 +180,7 @@ class NodeSpec:
     min_rate_share_percent: int | None = None
     generation: int = 0
     errors: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
     def over(self, default: "NodeSpec") -> "NodeSpec":
         """The spec laid over the ``default`` one, field by field."""
@@ -189,7 +193,13 @@ class NodeSpec:
             min_rate_share_percent=_pick(self.min_rate_share_percent, default.min_rate_share_percent),
             generation=self.generation,
             errors=default.errors + self.errors,
+            wrong=self.wrong + tuple(name for name in default.wrong if getattr(self, name) is None),
         )
+
+    def with_last_good(self, before: "NodeSpec") -> "NodeSpec":
+        """Where what is given is wrong, what held ``before`` holds on: a slip in the cap must not free the node."""
+        kept = {name: getattr(before, name) for name in self.wrong if getattr(before, name) is not None}
+        return replace(self, **kept) if kept else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from slicebw.core.account_reports import denied_reports, node_report
+from slicebw.core.account_reports import denied_reports, node_report, told_refused, why_unenforced
 from slicebw.core.admission import admit, depart
 from slicebw.core.books import counted_in, roll_all, shifted
 from slicebw.core.changes import Classification, TableChange, TreeChange
@@ -88,7 +88,9 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
         if last is not None and last.tree is not None and settings == last.settings:
             books = _narrowed(books, last, classes, membership)
     outcome = decide(
-        *(books.accounts, books.touched, books.specs, membership, settings, given.now), before=books.before
+        *(books.accounts, books.touched, books.specs, membership, settings, given.now),
+        unenforced=why_unenforced(given.tree, settings.mode),
+        before=books.before,
     )
     owed = (*_node_notes(given.ledger, given.tree, settings, given.now), *books.owed, *outcome.owed)
     active = settings.mode is not Mode.DISABLED and given.tree.root is not RootQdisc.FOREIGN
@@ -117,8 +119,8 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
         tree_changes=tree_changes,
         table_change=plan_table(table, given.table),
         usages=(
-            *outcome.decisions.usages.values(),
-            *denied_reports(books.specs, membership, outcome.accounts),
+            *told_refused(outcome.decisions.usages, ledger.refused).values(),
+            *denied_reports(books.specs, membership, outcome.accounts, ledger.refused),
         ),
         node=node_report(
             *(given.snapshot, given.tree, settings, ledger),

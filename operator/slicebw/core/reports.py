@@ -53,6 +53,8 @@ class UsageReport:
     problems: tuple[PodProblem, ...] = ()
     errors: tuple[str, ...] = ()
     """What is wrong with the spec; the last good limits are in force."""
+    unenforced: str = ""
+    """Why this node does not hold the slice to its limits; empty where it does."""
 
     def of(self, traffic_class: TrafficClass) -> ClassUsage:
         """The usage of one of the two classes."""

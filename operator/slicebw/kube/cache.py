@@ -12,6 +12,7 @@ Only a restored etcd makes the counter jump back; :meth:`ObjectCache.rewind` the
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from sys import intern
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from slicebw.kube.resources import Object
@@ -56,7 +57,7 @@ class _Held(Generic[V]):
 def key_of(obj: Object) -> Key:
     """The name of an object."""
     metadata = obj["metadata"]
-    return Key(metadata.get("namespace", ""), metadata["name"])
+    return Key(intern(metadata.get("namespace", "")), metadata["name"])
 
 
 def version_of(obj: Object) -> int:

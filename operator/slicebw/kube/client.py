@@ -83,6 +83,11 @@ class ApiRefused(SlicebwError):  # noqa: N818 - an answer more than an error
         return self.status == _CONFLICT and self.reason == "AlreadyExists"
 
     @property
+    def conflict(self) -> bool:
+        """The object is not of the version that the request was made for any more."""
+        return self.status == _CONFLICT and self.reason == "Conflict"
+
+    @property
     def expired(self) -> bool:
         """The list being read page by page, or the version asked for, is too old: start again."""
         return self.status == _GONE
@@ -142,15 +147,17 @@ class ApiClient:
         """Read one object, or any other document."""
         return await self._request("GET", path, query)
 
-    async def pages(self, resource: Resource, page_size: int | None = None, **query: str) -> AsyncGenerator[Page, None]:
-        """List all objects, page by page where ``page_size`` is given.
+    async def pages(
+        self, resource: Resource, page_size: int | None = None, *, namespace: str | None = None, **query: str
+    ) -> AsyncGenerator[Page, None]:
+        """List all objects, or those of one namespace, page by page where ``page_size`` is given.
 
         Raises ApiRefused with ``expired`` set where the pages took too long to read: begin again.
         """
         if page_size is not None:
             query["limit"] = str(page_size)
         while True:
-            body = await self._request("GET", resource.path(), query)
+            body = await self._request("GET", resource.path(namespace), query)
             page = page_of(body)
             yield page
             if page.last:

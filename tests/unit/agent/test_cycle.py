@@ -255,6 +255,38 @@ def test_without_the_api_a_restarted_agent_goes_on_with_what_was_last_wanted(wor
     assert STANDARD not in world.shaper.devices["uplink0"].classes
 
 
+def test_a_selector_that_becomes_wrong_keeps_its_pods_restarts_included(world: World) -> None:
+    bad = replace(spec(), selector=None, generation=2, errors=("spec.podSelector: wrong",))
+    world.feed.now = replace(world.feed.now, slices=(bad,))
+    for _ in range(3):
+        world.run()
+    world.start_agent()
+    for _ in range(3):
+        world.run()
+    assert world.ceil_bps() == 10 * M
+    assert world.classifier.table is not None
+    assert world.classifier.table.slices == {"10.0.0.1": 1}
+    assert [note.reason for note in world.reporter.events.values()] == [Reason.INVALID]
+    assert world.ledger.slices[KEY].generation == 1, "the second one is not in force as a whole"
+
+
+def test_a_cap_that_becomes_wrong_stays_what_it_was_restarts_included(world: World) -> None:
+    good = replace(world.feed.now.node, cap_bps=5 * M)
+    world.feed.now = replace(world.feed.now, node=good)
+    world.run()
+    assert world.ceil_bps() == 5 * M
+    bad = replace(good, cap_bps=None, wrong=("cap_bps",), errors=("spec.cap: wrong",))
+    world.feed.now = replace(world.feed.now, node=bad)
+    world.run()
+    world.start_agent()
+    world.run()
+    assert world.ceil_bps() == 5 * M
+    assert world.reporter.nodes[-1].message == "spec.cap: wrong"
+    world.feed.now = replace(world.feed.now, node=replace(good, cap_bps=None))
+    world.run()
+    assert world.ceil_bps() == 10 * M, "no cap is no mistake"
+
+
 def test_a_ledger_that_cannot_be_trusted_is_rebuilt_from_what_was_reported(world: World) -> None:
     world.shaper.send(STANDARD, 90 * M)
     world.run()

@@ -21,6 +21,15 @@ NOTE = EventNote(
 )
 
 
+def test_what_is_wrong_with_a_spec_is_one_event_whoever_tells_it() -> None:
+    wrong = replace(NOTE, reason=Reason.INVALID)
+    told = [event.to_object(wrong, *by)[1] for by in (("node-7",), ("node-8",), ())]
+    assert len({body["metadata"]["name"] for body in told}) == 1
+    assert told[2]["source"] == {"component": "slicebw-controller"}
+    assert told[2]["reportingInstance"] == "slicebw-controller"
+    assert event.to_object(NOTE, "node-7")[1]["metadata"] != event.to_object(NOTE, "node-8")[1]["metadata"]
+
+
 def test_an_event_about_a_slice_is_in_its_namespace_and_names_it() -> None:
     namespace, body = event.to_object(NOTE, "node-7")
     name = body["metadata"].pop("name")

@@ -92,7 +92,22 @@ def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed_and_the_other
     parsed = read({**good, field: value})
     assert parsed.errors == (f"spec.{field}: {error}",)
     expected = read({name: one for name, one in good.items() if name != field})
-    assert replace(parsed, errors=()) == expected
+    assert len(parsed.wrong) == ("unknown field" not in error)
+    assert replace(parsed, errors=(), wrong=()) == expected
+
+
+def test_what_is_wrong_is_what_it_was_last_and_nothing_else_is() -> None:
+    before = read({"cap": "1G", "mode": "Monitor", "device": "eth1"})
+    own, default = read({"cap": "0"}), read({"cap": "2G", "mode": "monitor"})
+    merged = own.over(default)
+    assert set(merged.wrong) == {"cap_bps", "mode"}
+    kept = merged.with_last_good(before)
+    assert (kept.cap_bps, kept.mode, kept.device) == (10**9, Mode.MONITOR, None)
+    assert merged.with_last_good(NodeSpec()) == merged, (
+        "where nothing was good before, the default's is better than none"
+    )
+    assert merged.cap_bps == 2 * 10**9
+    assert read({"mode": "Enforce"}).over(default).wrong == ()
 
 
 def test_of_the_exempt_destinations_only_the_wrong_ones_are_left_out() -> None:

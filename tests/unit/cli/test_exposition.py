@@ -8,11 +8,12 @@ from prometheus_client.core import Metric
 from slicebw import __version__
 from slicebw.agent.metrics import AgentMetrics
 from slicebw.cli.exposition import ApiMetrics, BuildInfo, page
-from slicebw.controller.loop import Counts
+from slicebw.controller.loop import Counts, StatusLoop
 from slicebw.controller.metrics import ControllerMetrics
 from slicebw.kube.health import ApiHealth
 from tests.support.processes import ROOT
 from tests.unit.agent.test_cycle import World
+from tests.unit.controller.test_loop import World as Cluster
 
 Row = tuple[str, str, tuple[str, ...]]
 
@@ -21,6 +22,14 @@ class Outbox:
     """Reports that wait."""
 
     waiting, writes = 0, 0
+
+
+def controller_metrics(counts: Counts) -> ControllerMetrics:
+    """Of a controller that has done this much."""
+    cluster = Cluster()
+    loop = StatusLoop(cluster, cluster)
+    loop.counts = counts
+    return ControllerMetrics(cluster, loop)
 
 
 def row(family: Metric) -> Row:
@@ -46,7 +55,7 @@ def test_the_document_and_the_code_know_the_same_metrics(tmp_path: Path) -> None
     health.failed("internal", "something", LookupError())
     collectors = (
         AgentMetrics(lambda: world.cycle, Outbox()),
-        ControllerMetrics(Counts()),
+        controller_metrics(Counts()),
         ApiMetrics(health),
         BuildInfo(),
     )
@@ -64,7 +73,7 @@ def test_how_long_the_api_server_is_away_is_told() -> None:
 
 
 def test_two_pages_share_nothing() -> None:
-    first, second = page(ControllerMetrics(Counts(writes=1))), page(ControllerMetrics(Counts(writes=2)))
+    first, second = page(controller_metrics(Counts(writes=1))), page(controller_metrics(Counts(writes=2)))
     assert b"status_writes_total 1.0" in first("")[1]
     assert b"status_writes_total 2.0" in second("")[1]
     assert f'slicebw_build_info{{version="{__version__}"}} 1.0'.encode() in first("")[1]

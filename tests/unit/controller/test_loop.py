@@ -1,6 +1,6 @@
 """When the loop writes, and what it removes, over ports that stand in memory."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,10 +8,11 @@ import pytest
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.controller.budget import BURST
+from slicebw.controller.census import BURST_PODS, PODS_PER_S, RECHECK_S, RECHECK_SOON_S
 from slicebw.controller.loop import OVER_GRACE_S, StatusLoop
 from slicebw.controller.ports import ClusterFeed, ClusterWriter
-from slicebw.core.model import DEFAULT_LIMITS, Selector, SliceKey, SliceSpec
-from slicebw.core.reports import UsageReport
+from slicebw.core.model import DEFAULT_LIMITS, Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
+from slicebw.core.reports import EventNote, UsageReport
 from tests.support.reports import DAY_S, GB, PERIOD_START_S, class_usage, usage_report
 
 NAMESPACE = "princeton-codeen"
@@ -22,6 +23,7 @@ CODEEN = SliceKey(NAMESPACE, "codeen")
 class Slice:
     spec: SliceSpec
     status: SliceStatus
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,30 @@ class World(ClusterFeed, ClusterWriter):
     asked: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     away: bool = False
+    versions: int = 0
+    forbidden: str = ""
+    pods_on: dict[str, int] = field(default_factory=dict)
+    looks: int = 0
+    told: list[str] = field(default_factory=list)
+    after_look: Callable[[], None] | None = None
     is_synced: bool = True
 
-    def apply(self, name: str = "codeen", generation: int = 1) -> None:
+    def apply(
+        self,
+        name: str = "codeen",
+        generation: int = 1,
+        errors: tuple[str, ...] = (),
+        selector: Selector | None = None,
+    ) -> None:
         key = SliceKey(NAMESPACE, name)
-        spec = SliceSpec(key, "uid", generation, 0, Selector(), DEFAULT_LIMITS)
+        selector = Selector((Requirement("slice", SelectorOperator.IN, (name,)),)) if selector is None else selector
+        spec = SliceSpec(key, "uid", generation, 0, selector, None if errors else DEFAULT_LIMITS, errors)
         known = self.slices.get(key)
-        self.slices[key] = Slice(spec, known.status if known else SliceStatus())
+        self.put(key, spec, known.status if known else SliceStatus())
+
+    def put(self, key: SliceKey, spec: SliceSpec, status: SliceStatus) -> None:
+        self.versions += 1
+        self.slices[key] = Slice(spec, status, str(self.versions))
         self.dirty.add(key)
 
     def report(
@@ -65,6 +84,8 @@ class World(ClusterFeed, ClusterWriter):
             NAMESPACE, name, f"uid-{name}", owned, NodeUsage(report, node, reported_at_s)
         )
         self.dirty.add(report.key)
+        if report.class_id:
+            self.pods_on[node] = 1
 
     def status(self, key: SliceKey = CODEEN) -> SliceStatus:
         return self.slices[key].status
@@ -79,6 +100,15 @@ class World(ClusterFeed, ClusterWriter):
     def slice_record(self, key: SliceKey) -> Slice | None:
         return self.slices.get(key)
 
+    def slices_in(self, namespace: str) -> Sequence[Slice]:
+        return [one for key, one in self.slices.items() if key.namespace == namespace]
+
+    def known_slices(self) -> int:
+        return len(self.slices)
+
+    def known_usages(self) -> int:
+        return len(self.all_usages)
+
     def usages_of(self, key: SliceKey) -> Sequence[Usage]:
         return [usage for usage in self.all_usages.values() if usage.usage.report.key == key]
 
@@ -88,14 +118,37 @@ class World(ClusterFeed, ClusterWriter):
     def nodes(self) -> frozenset[str] | None:
         return None if self.node_names is None else frozenset(self.node_names)
 
-    def write(self, statuses: Mapping[SliceKey, SliceStatus]) -> Mapping[SliceKey, str]:
+    def write(self, statuses: Mapping[SliceKey, tuple[SliceStatus, str]]) -> Mapping[SliceKey, str]:
         if self.away:
             return dict.fromkeys(statuses, "cannot reach it")
-        for key, status in statuses.items():
+        failures = {}
+        for key, (status, version) in statuses.items():
+            if version != self.slices[key].version:
+                failures[key] = "conflict"
+                continue
             self.writes.append(key)
-            self.slices[key] = Slice(self.slices[key].spec, status)
-            self.dirty.add(key)
-        return {}
+            self.put(key, self.slices[key].spec, status)
+        return failures
+
+    def tell(self, note: EventNote) -> bool:
+        if not self.away:
+            self.told.append(note.id)
+        return not self.away
+
+    def pods(self, namespace: str) -> Mapping[str, Sequence[Pod]] | str | None:
+        """As many pods of every slice on each node as ``pods_on`` says."""
+        self.looks += 1
+        found = {
+            node: [
+                Pod(namespace, f"{key.name}-{at}", "", {"slice": key.name}, (f"10.{number}.0.{at}",), False, False, 0)
+                for number, key in enumerate(self.slices)
+                for at in range(count)
+            ]
+            for node, count in self.pods_on.items()
+        }
+        if self.after_look:
+            self.after_look()
+        return self.forbidden or None if self.away or self.forbidden else found
 
     def node_exists(self, name: str) -> bool | None:
         self.asked.append(name)
@@ -314,3 +367,210 @@ def test_a_step_that_raises_is_counted_and_the_loop_goes_on(world: World, clocke
     world.synced = fail  # type: ignore[method-assign]
     loop.run()
     assert loop.counts.failures == 1
+
+
+def enforced(world: World, key: SliceKey = CODEEN) -> tuple[str, str]:
+    found = next(one for one in world.status(key).conditions if one.type == "Enforced")
+    return found.status, found.reason
+
+
+def test_a_slice_is_not_enforced_before_every_node_that_runs_its_pods_has_reported(
+    world: World, clocked: Clocked
+) -> None:
+    world.apply()
+    world.pods_on = {"n1": 1, "n2": 2}
+    world.report("n1")
+    clocked.after(1.0)
+    assert enforced(world) == ("False", "NodesSilent")
+    world.report("n2")
+    clocked.after(1.0)
+    assert enforced(world) == ("True", "OnAllNodes")
+
+
+def test_a_pod_that_starts_just_before_the_last_report_is_seen(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1")
+    clocked.after(1.0)
+    world.apply(generation=2)
+    clocked.after(2.0)
+    assert enforced(world) == ("False", "NodesBehind")
+    world.pods_on["n2"] = 1
+    world.report("n1", usage_report(NAMESPACE, generation=2))
+    clocked.after(2.0)
+    assert enforced(world) == ("False", "NodesSilent")
+
+
+def test_a_look_from_before_a_change_that_nobody_told_of_yet_does_not_count(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1")
+    clocked.after(1.0)
+
+    def late() -> None:
+        """The object changes, and with it the pods, between a look and what is made of it."""
+        world.after_look = None
+        world.apply(generation=2)
+        world.report("n1", usage_report(NAMESPACE, generation=2))
+        world.pods_on["n2"] = 1
+
+    world.after_look = late
+    clocked.after(1.3 * RECHECK_S)
+    assert enforced(world) == ("False", "NodesSilent")
+
+
+def test_wording_alone_is_no_reason_to_look_before_it_is_written(world: World, clocked: Clocked) -> None:
+    world.apply()
+    for number in range(5):
+        world.report(f"n{number}")
+    clocked.after(1.0)
+    world.apply(generation=2)
+    clocked.after(2.0)
+    looks = world.looks
+    for number in range(4):
+        world.report(f"n{number}", usage_report(NAMESPACE, generation=2))
+        clocked.after(2.0)
+    assert world.looks == looks
+    assert "0 of 5" in next(one.message for one in world.status().conditions if one.type == "Enforced")
+    clocked.after(2.0)
+    assert world.looks == looks + 1
+    assert "4 of 5" in next(one.message for one in world.status().conditions if one.type == "Enforced")
+
+
+def test_pods_are_not_looked_up_while_nothing_but_figures_changes(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1", figures(0))
+    clocked.after(1.0)
+    looks = world.looks
+    for used in range(1, 20):
+        world.report("n1", figures(used * GB // 10))
+        clocked.after(10.0)
+    assert len(world.writes) == 20
+    assert world.looks == looks
+
+
+def test_pods_are_looked_up_again_every_few_minutes_and_sooner_while_nodes_are_missing(
+    world: World, clocked: Clocked
+) -> None:
+    world.apply()
+    world.report("n1")
+    clocked.after(1.0)
+    assert enforced(world) == ("True", "OnAllNodes")
+    world.pods_on["n2"] = 1
+    for _ in range(int(1.2 * RECHECK_S / 5.0) + 1):
+        clocked.after(5.0)
+    assert enforced(world) == ("False", "NodesSilent")
+    del world.pods_on["n2"]
+    for _ in range(int(RECHECK_SOON_S / 5.0) + 1):
+        clocked.after(5.0)
+    assert enforced(world) == ("True", "OnAllNodes")
+    looks = world.looks
+    for _ in range(int(0.75 * RECHECK_S / 5.0)):
+        clocked.after(5.0)
+    assert world.looks == looks
+
+
+def test_the_looks_of_all_namespaces_have_a_budget(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.pods_on = {f"n{number}": 200 for number in range(100)}
+    for generation in range(1, 101):  # every look is at 20,000 pods
+        world.apply(generation=generation)
+        clocked.after(1.0)
+    assert world.looks <= 1 + (BURST_PODS + 100 * PODS_PER_S) / 20_000
+    assert enforced(world)[0] == "False"
+    assert world.status().observed_generation == 100, "the rest of the status does not wait"
+
+
+def test_where_pods_may_not_be_listed_the_condition_says_so_and_nothing_else_waits(
+    world: World, clocked: Clocked
+) -> None:
+    world.forbidden = "pods is forbidden"
+    world.apply()
+    world.report("n1", capped())
+    clocked.after(1.0)
+    assert enforced(world) == ("Unknown", "PodsUnknown")
+    assert world.status().capped_nodes == 1
+    world.forbidden = ""
+    for _ in range(4):
+        clocked.after(5.0)
+    assert enforced(world) == ("True", "OnAllNodes")
+
+
+def test_a_status_is_not_written_over_an_object_that_has_changed_meanwhile(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1")
+    world.after_look = lambda: world.apply(generation=2)
+    clocked.after(1.0)
+    assert world.writes == []
+    assert clocked.loop.counts.failed_writes == 1
+    world.after_look = None
+    clocked.after(1.0)
+    assert world.writes == [CODEEN]
+    assert world.status().observed_generation == 2
+
+
+def test_of_two_controllers_one_writes_and_neither_more_often_than_one_would(world: World, clocked: Clocked) -> None:
+    first, second = Clocked(world), clocked
+    seen = {id(first): set[SliceKey](), id(second): set[SliceKey]()}
+
+    def step(one: Clocked) -> None:
+        dirty, world.dirty = world.dirty, set()
+        for keys in seen.values():
+            keys.update(dirty)
+        world.dirty, seen[id(one)] = seen[id(one)], set()
+        one.after(0.5)
+        for keys in seen.values():
+            keys.update(world.dirty)
+
+    world.apply()
+    world.report("n1", figures(0))
+    for half_second in range(240):
+        world.report("n1", figures(half_second))
+        step(first if half_second % 3 else second)
+        step(second if half_second % 3 else first)
+    assert 11 <= len(world.writes) <= 13, "120 s: one write every 10 s, whoever makes it"
+
+
+def test_a_restart_writes_no_figures_sooner(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1", figures(0))
+    clocked.after(1.0)
+    for used in range(1, 9):
+        world.report("n1", figures(used * GB))
+        clocked.restarted()
+        clocked.after(1.0)
+    assert world.writes == [CODEEN]
+    clocked.after(10.0)
+    assert world.writes == [CODEEN, CODEEN]
+
+
+def test_a_wrong_spec_is_told_once_a_generation_whether_or_not_anybody_runs_its_pods(
+    world: World, clocked: Clocked
+) -> None:
+    world.away = True
+    world.apply(errors=("spec.period: too short",))
+    clocked.after(1.0)
+    assert world.told == []
+    world.away = False
+    for _ in range(5):
+        clocked.after(5.0)
+    clocked.restarted()
+    world.dirty.add(CODEEN)
+    clocked.after(5.0)
+    clocked.after(5.0)
+    assert world.told == [f"InvalidSpec/{CODEEN}/uid/1"]
+    world.apply(generation=2, errors=("spec.period: too long",))
+    clocked.after(5.0)
+    assert world.told[1:] == [f"InvalidSpec/{CODEEN}/uid/2"]
+
+
+def test_when_a_slice_goes_its_pods_are_another_one_s_at_once(world: World, clocked: Clocked) -> None:
+    world.apply("a", selector=Selector())
+    world.apply("b")
+    world.pods_on = {"n1": 1}
+    clocked.after(1.0)
+    older, younger = SliceKey(NAMESPACE, "a"), SliceKey(NAMESPACE, "b")
+    assert enforced(world, older) == ("False", "NodesSilent")
+    assert enforced(world, younger) == ("Unknown", "NoPods")
+    del world.slices[older]
+    world.dirty.add(older)
+    clocked.after(2.0)
+    assert enforced(world, younger) == ("False", "NodesSilent")

@@ -1,13 +1,24 @@
-from slicebw.controller.loop import Counts
+from slicebw.controller.loop import Counts, StatusLoop
 from slicebw.controller.metrics import ControllerMetrics
+from tests.unit.controller.test_loop import World
 
 
 def test_every_count_of_the_loop_is_a_metric() -> None:
-    counts = Counts(writes=1, failed_writes=2, removed_usages=3, failures=4)
-    samples = [sample for family in ControllerMetrics(counts).collect() for sample in family.samples]
+    world = World()
+    world.apply()
+    world.report("n1")
+    loop = StatusLoop(world, world)
+    loop.step()
+    loop.counts = Counts(writes=1, failed_writes=2, removed_usages=3, failures=4)
+    samples = [sample for family in ControllerMetrics(world, loop).collect() for sample in family.samples]
     assert {sample.name.removeprefix("slicebw_controller_"): sample.value for sample in samples} == {
         "status_writes_total": 1,
         "failed_status_writes_total": 2,
+        "pod_lists_total": 1,
+        "listed_pods_total": 1,
         "removed_usages_total": 3,
         "failed_steps_total": 4,
+        "slices": 1,
+        "usages": 1,
+        "waiting_statuses": 1,
     }

@@ -1,5 +1,6 @@
 """What the nodes report becomes one status, in words a person can act on."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from hypothesis import given
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.conditions import Condition
 from slicebw.api.slice_bandwidth import SliceStatus, parse_status, status_object
-from slicebw.controller.rollup import is_transition, roll_up
+from slicebw.controller.places import Places
+from slicebw.controller.rollup import is_transition
+from slicebw.controller.rollup import roll_up as roll_up_with
 from slicebw.core.model import DEFAULT_LIMITS, Selector, SliceKey, SliceSpec
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem, UsageReport
 from tests.support.reports import DAY_S, GB, PERIOD_START_S, class_usage, usage_report
@@ -24,6 +27,19 @@ def spec(*, generation: int = 1, errors: tuple[str, ...] = ()) -> SliceSpec:
 
 def on(node: str, report: UsageReport | None = None) -> NodeUsage:
     return NodeUsage(report or usage_report(NAMESPACE), node, NOW_S)
+
+
+def roll_up(
+    wanted: SliceSpec,
+    usages: Iterable[NodeUsage],
+    previous: Sequence[Condition],
+    now_s: int,
+    places: Places | str | None = None,
+) -> SliceStatus:
+    """With one pod on each node that has a class, unless said otherwise."""
+    known = list(usages)
+    seen = {usage.node_name: 1 for usage in known if usage.report.class_id} if places is None else places
+    return roll_up_with(wanted, known, seen, previous, now_s)
 
 
 def condition(status: SliceStatus, name: str) -> Condition:
@@ -198,3 +214,55 @@ def test_whatever_is_written_is_read_back_the_same_so_that_it_is_not_written_aga
     ]
     status = roll_up(spec(generation=generation), usages, (), NOW_S)
     assert parse_status(status_object(SliceKey(NAMESPACE, "codeen"), status)) == status
+
+
+def enforced(usages: list[NodeUsage], places: Places | str | None, generation: int = 1) -> tuple[str, str, str]:
+    return verdict(roll_up(spec(generation=generation), usages, (), NOW_S, places), "Enforced")
+
+
+def test_a_node_that_runs_pods_and_says_nothing_is_named_and_what_to_look_at() -> None:
+    assert enforced([on("n1")], {"n1": 1, "node-7": 2}) == (
+        "False",
+        "NodesSilent",
+        "1 of 2 nodes run generation 1; "
+        "node-7 runs 2 pods of this slice and has not reported it: is the agent running there?",
+    )
+    assert enforced([], {"n1": 1, "n2": 3})[2] == (
+        "0 of 2 nodes run generation 1; "
+        "n1 (1 pod), n2 (3 pods) run pods of this slice and have not reported it: is the agent running there?"
+    )
+
+
+def test_a_report_from_before_the_pod_came_is_none() -> None:
+    left = usage_report(NAMESPACE, class_id=0, generation=1)
+    assert enforced([on("n1", left)], {"n1": 1})[:2] == ("False", "NodesSilent")
+
+
+def test_a_node_without_pods_any_more_does_not_count_whatever_it_said_last() -> None:
+    stale = on("n1", usage_report(NAMESPACE, generation=1))
+    current = on("n2", usage_report(NAMESPACE, generation=2))
+    assert enforced([stale, current], {"n2": 1}, 2) == ("True", "OnAllNodes", "1 node runs generation 2")
+
+
+def test_a_node_that_limits_nothing_is_not_one_that_enforces() -> None:
+    why = "mode Monitor: nothing is limited"
+    watching = on("n2", replace(usage_report(NAMESPACE), unenforced=why))
+    assert enforced([on("n1"), watching], {"n1": 1, "n2": 1}) == (
+        "False",
+        "NotLimited",
+        "1 of 2 nodes run generation 1; not limited on n2 (mode Monitor: nothing is limited)",
+    )
+    full = on("n2", replace(usage_report(NAMESPACE, class_id=0), unenforced="the node has 4094 slices already"))
+    assert enforced([full], {"n2": 1})[1:] == (
+        "NotLimited",
+        "0 of 1 nodes run generation 1; not limited on n2 (the node has 4094 slices already)",
+    )
+
+
+def test_where_pods_run_may_be_unknown_and_then_nothing_is_claimed() -> None:
+    assert enforced([on("n1")], "pods is forbidden")[:2] == ("Unknown", "PodsUnknown")
+    assert "pods is forbidden" in enforced([on("n1")], "pods is forbidden")[2]
+    assert roll_up_with(spec(), [on("n1")], None, (), NOW_S).conditions[1].reason == "PodsUnknown"
+    before = roll_up(spec(), [on("n1")], (), NOW_S).conditions
+    after = roll_up_with(spec(generation=2), [on("n1")], None, before, NOW_S + 1).conditions
+    assert after[1] == before[1], "what was said stays, and which generation it was said of"

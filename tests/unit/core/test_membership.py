@@ -1,7 +1,7 @@
 from dataclasses import replace
 from itertools import permutations
 
-from slicebw.core.membership import resolve
+from slicebw.core.membership import resolve, with_last_good_selectors
 from slicebw.core.model import Requirement, Selector, SelectorOperator, SliceKey
 from tests.unit.core.builders import pod, spec
 
@@ -69,3 +69,13 @@ def test_selectors_mean_what_they_mean_in_kubernetes() -> None:
 
 def test_an_invalid_selector_selects_nothing() -> None:
     assert not resolve([replace(spec(), selector=None)], [pod("ns/a", "10.0.0.1")]).addresses
+
+
+def test_a_selector_that_became_wrong_is_the_last_good_one_and_of_a_new_slice_none() -> None:
+    good = replace(spec(), selector=Selector((Requirement("app", SelectorOperator.EXISTS),)))
+    bad = replace(good, selector=None, generation=2, errors=("spec.podSelector: wrong",))
+    new = replace(bad, key=SliceKey("ns", "new"))
+    kept, unknown = with_last_good_selectors([bad, new], [good])
+    assert kept == replace(bad, selector=good.selector)
+    assert unknown == new
+    assert with_last_good_selectors([good], [replace(good, selector=Selector())]) == (good,)

@@ -231,7 +231,10 @@ def test_one_more_slice_than_there_are_ids_is_refused_and_told_once() -> None:
     pods = tuple(pod(f"ns{n:04}/p", f"10.{n // 65536}.{n // 256 % 256}.{n % 256}") for n in range(len(names)))
     node = Node(*reversed(specs), pods=pods)
     for second in (0, 1):
-        node.run(at(second))
+        result = node.run(at(second))
+    (report,) = (usage for usage in result.usages if usage.key == specs[-1].key)
+    assert (report.class_id, report.unenforced) == (0, "the node has 4094 slices already, the most it can hold")
+    assert sum(bool(usage.unenforced) for usage in result.usages) == 1
     assert len(node.ledger.slices) == MAX_SLICES
     (note,) = node.ledger.outbox
     assert (note.reason, note.key) == (Reason.REFUSED, specs[-1].key)
@@ -448,3 +451,18 @@ def test_who_was_refused_comes_in_as_soon_as_a_class_is_gone_though_nobody_else_
     for second in range(1, 6):
         node.run(at(second))
     assert node.ledger.slices[specs[-1].key].live
+
+
+def test_a_node_that_limits_nothing_says_so_on_every_slice() -> None:
+    for changes, why in (
+        ({"mode": Mode.MONITOR}, "mode Monitor: nothing is limited"),
+        ({"mode": Mode.DISABLED}, "mode Disabled: nothing is limited"),
+        ({}, ""),
+    ):
+        node = Node(spec(), pods=(POD,), node=NodeSpec(line_rate_bps=1000 * M, **changes))  # type: ignore[arg-type]
+        node.run(at(0))
+        assert [usage.unenforced for usage in node.run(at(1)).usages] == [why]
+    foreign = Node(spec(), pods=(POD,))
+    foreign.root = RootQdisc.FOREIGN
+    (usage,) = foreign.run(at(0)).usages
+    assert usage.unenforced.endswith("qdisc that is not slicebw's: remove it, or name another device")

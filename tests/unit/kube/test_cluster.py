@@ -1,0 +1,75 @@
+"""What the controller keeps of the cluster is little, and not more than it needs."""
+
+import gc
+import json
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from slicebw.api import bandwidth_usage
+from slicebw.core.errors import SlicebwError
+from slicebw.core.model import SliceKey
+from slicebw.kube.background import ApiThread
+from slicebw.kube.cluster import ApiClusterFeed
+from slicebw.kube.connection import Connection
+from tests.support.reports import GB, PERIOD_START_S, class_usage, usage_report
+
+MOST_BYTES = 1200
+"""Of memory for one usage; 20,000 (1,000 nodes with 20 slices each) then are 24 MB. As it comes one is 10 kB."""
+
+
+def usage(number: int) -> Any:
+    """A usage as it comes from the API server: all its strings are its own."""
+    report = usage_report(
+        f"slice-namespace-{number % 20:04d}",
+        class_id=number % 4000 + 1,
+        standard=class_usage(number * 1_000_003),
+        exempt=class_usage(number * 7919),
+    )
+    node = f"node-{number // 20:05d}.example.org"
+    obj = bandwidth_usage.to_object(report, node, f"0b8a3f2e-0000-4000-8000-{number:012d}", PERIOD_START_S + number)
+    obj["metadata"].update(uid=f"1b8a3f2e-0000-4000-8000-{number:012d}", resourceVersion=str(1000 + number))
+    return json.loads(json.dumps(obj))
+
+
+def nowhere() -> Connection:
+    raise SlicebwError("there is no API server")
+
+
+@pytest.fixture
+def known() -> Iterator[ApiClusterFeed]:
+    """What a controller knows that has no API server, but is told."""
+    api = ApiThread(nowhere, "test")
+    api.start()
+    yield ApiClusterFeed(api, lambda: None)
+    api.stop()
+
+
+def test_of_many_usages_only_what_is_needed_is_kept(known: ApiClusterFeed) -> None:
+    count = 4_000
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            known.note_usage(usage(number))
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert known.known_usages() == count
+    assert kept / count < MOST_BYTES
+
+
+def test_what_is_needed_is_kept(known: ApiClusterFeed) -> None:
+    known.note_usage(usage(7))
+    (copy,) = known.usages_of(SliceKey("slice-namespace-0007", "codeen"))
+    assert (copy.name, copy.owned, copy.usage.node_name) == (
+        "codeen.node-00000.example.org",
+        True,
+        "node-00000.example.org",
+    )
+    assert copy.usage.report.standard.used_bytes == 7 * 1_000_003
+    assert copy.usage.report.standard.percent == 7 * 1_000_003 * 100 // (10 * GB)
+    assert copy.usage.report.class_id == 8
