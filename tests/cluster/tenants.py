@@ -1,0 +1,94 @@
+"""A slice with a pod on each node, what its pods send, and all that the nodes and the API say about it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from slicebw.agent.checkpoint import FileStore
+from slicebw.api import kinds
+from slicebw.core.ledger import SliceAccount
+from slicebw.core.model import SliceKey, TrafficClass
+from slicebw.core.tree import leaf
+from tests.api.cluster import eventually, slice_bandwidth
+from tests.cluster.lab import START_S, ClusterLab, Node, workload_daemon_set
+from tests.support.tc import ShownClass
+
+PASS_S: Final = 15.0
+"""Within which a node's ledger holds what was sent before: a pass is due at least every 10 s."""
+REPORT_S: Final = 30.0
+"""Within which the API says it too: a report interval, the controller's own of 10 s, and busy cores."""
+
+
+class Tenant:
+    """One slice, ``codeen`` in a namespace of its own, with a pod on every node.
+
+    Args:
+        cluster: where.
+        namespace: its own, empty.
+        image: what its pods run.
+        spec: of its SliceBandwidth.
+    """
+
+    def __init__(self, cluster: ClusterLab, namespace: str, image: str, **spec: object) -> None:
+        """Apply both, and wait until every node says that it enforces the limits."""
+        self.cluster, self.namespace = cluster, namespace
+        self.key = SliceKey(namespace, "codeen")
+        cluster.apply(slice_bandwidth(namespace, "codeen", **spec), workload_daemon_set(namespace, "pods", image))
+        self.pods: dict[str, Any] = cluster.running_pods(namespace, count=len(cluster.nodes), app="pods")
+        eventually(lambda: self.usages().keys() == self.pods.keys(), START_S, every_s=0.2)
+        self.wait_for("Enforced")
+
+    def wait_for(self, condition: str) -> None:
+        """kubectl wait --for=condition=CONDITION, until it is true."""
+        wait = ("wait", f"--for=condition={condition}", "--timeout=60s", "-n", self.namespace, "slbw/codeen")
+        self.cluster.kubectl_input("", *wait)
+
+    @contextmanager
+    def pinging(self, rate_pps: int = 100, payload_bytes: int = 1000) -> Iterator[None]:
+        """Send from all pods, whatever happens to the API server meanwhile. Every byte of it can be counted exactly."""
+        for pod in self.pods.values():
+            ping = f"ping -q -i {1 / rate_pps:g} -s {payload_bytes} -w 300 {self.cluster.sink}"
+            self.cluster.in_pod(pod, "sh", "-c", f"setsid {ping} >/dev/null 2>&1 </dev/null &")
+        try:
+            yield
+        finally:
+            for node in self.cluster.nodes:
+                # On the node, not by the API server, which may be away. Only one test at a time has pods that send.
+                node.execute("sh", "-c", "pkill -KILL -x ping || true")
+
+    def account(self, node: Node) -> SliceAccount | None:
+        """What the node's ledger says."""
+        ledger, _ = FileStore(node.disk / "slicebw").peek_ledger()
+        return None if ledger is None else ledger.slices.get(self.key)
+
+    def used_bytes(self, node: Node) -> int:
+        """Standard traffic, as the node's ledger has it; 0 where it has nothing."""
+        account = self.account(node)
+        return 0 if account is None else account.standard.used_bytes
+
+    def shown_class(self, node: Node) -> ShownClass:
+        """The slice's standard class in the node's kernel."""
+        account = self.account(node)
+        assert account is not None
+        return node.classes()[f"1:{leaf(TrafficClass.STANDARD, account.class_id):x}"]
+
+    def arrived_bytes(self, node: Node) -> int:
+        """What arrived outside from the slice's pod on a node, while the test counts :meth:`ClusterLab.arrivals`."""
+        return self.cluster.outside.meter(self.pods[node.name].status.pod_ip, self.cluster.sink).wire_bytes
+
+    def usages(self) -> dict[str, Any]:
+        """The slice's BandwidthUsages by node."""
+        listed = self.cluster.custom.list_namespaced_custom_object(
+            kinds.GROUP, kinds.VERSION, self.namespace, kinds.BANDWIDTH_USAGE.plural
+        )
+        return {usage["metadata"]["labels"][kinds.LABEL_NODE]: usage for usage in listed["items"]}
+
+    def status(self) -> dict[str, Any]:
+        """The SliceBandwidth's status; empty before the controller has written one."""
+        found: dict[str, Any] = self.cluster.read(kinds.SLICE_BANDWIDTH, "codeen", self.namespace).get("status", {})
+        return found
+
+    def until_books_balance(self, nodes: Sequence[Node]) -> None:
+        """Wait until each node has accounted for exactly what has arrived from its pod."""
+        for node in nodes:
+            eventually(lambda node=node: self.used_bytes(node) == self.arrived_bytes(node), PASS_S, every_s=0.2)  # type: ignore[misc]

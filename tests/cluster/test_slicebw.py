@@ -1,0 +1,218 @@
+"""slicebw on two real nodes, installed as people install it: each enforces and accounts by itself, come what may."""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, Final
+
+import pytest
+
+from slicebw.api import kinds
+from tests.api.cluster import eventually, slice_bandwidth, throughout
+from tests.cluster.install import AGENTS, COMPONENT, CONTROLLERS, NAMESPACE, clean_up, install, remove
+from tests.cluster.lab import START_S, ClusterLab, Node, workload_pod
+from tests.cluster.tenants import PASS_S, REPORT_S, Tenant
+
+M: Final = 1_000_000
+NewTenant = Callable[..., Tenant]
+
+
+@pytest.fixture(scope="module")
+def slicebw(cluster: ClusterLab, slicebw_image: str) -> Iterator[None]:
+    """slicebw on the cluster, reporting every second."""
+    install(cluster)
+    cluster.kubectl("set", "env", "-n", NAMESPACE, AGENTS, "SLICEBW_REPORT_INTERVAL=1s")
+    cluster.rollout(NAMESPACE, AGENTS)
+    yield
+    clean_up(cluster)
+    remove(cluster, "uninstall")
+
+
+@pytest.fixture
+def tenant(cluster: ClusterLab, slicebw: None, new_namespace: Callable[[], str], workload: str) -> NewTenant:
+    """Makes tenants, by the spec of their SliceBandwidth."""
+
+    def make(**spec: object) -> Tenant:
+        return Tenant(cluster, new_namespace(), workload, **spec)
+
+    return make
+
+
+def component_pods(cluster: ClusterLab, component: str) -> list[Any]:
+    """The pods of slicebw's agents or controllers."""
+    return list(cluster.core.list_namespaced_pod(NAMESPACE, label_selector=f"{COMPONENT}={component}").items)
+
+
+def kill_agent(node: Node) -> None:
+    """Kill -9 a node's agent."""
+    node.execute("pkill", "-KILL", "-f", "slicebw agent")
+
+
+def test_both_nodes_enforce_and_the_roll_up_is_their_sum(cluster: ClusterLab, tenant: NewTenant) -> None:
+    # A hundredth of the budget is less than a packet, so that whatever is sent is reported at once.
+    codeen = tenant(standard={"maxRate": "10M", "budget": "10M", "threshold": "100%"}, period="1h")
+    flows = {node.name: cluster.traffic(codeen.pods[node.name], cluster.sink, 4) for node in cluster.nodes}
+    rates = {name: flow.rate_bps() / M for name, flow in flows.items()}
+    assert all(8.5 <= rate <= 10 for rate in rates.values()), rates
+
+    def summed() -> bool:
+        usages, status = codeen.usages(), codeen.status()
+        used = sum(usage["standard"]["bytesUsed"] for usage in usages.values())
+        return bool(used > 8 * M and status["standard"]["bytesUsed"] == used and status["nodes"] == 2)
+
+    eventually(summed, REPORT_S, every_s=0.2)
+    header, row = cluster.kubectl("get", "slbw", "-n", codeen.namespace).splitlines()
+    assert dict(zip(header.split(), row.split(), strict=False))["NODES"] == "2"
+    shown = cluster.kubectl("get", "bwu", "-n", codeen.namespace, "--no-headers").splitlines()
+    assert [line.split()[1:3] for line in shown] == [["codeen", node.name] for node in cluster.nodes]
+    ready = "jsonpath={range .items[*]}{.metadata.name}={.status.device}/{.status.mode} {end}"
+    assert cluster.kubectl("get", "nbw", "-o", ready).split() == [
+        f"{node.name}={node.uplink}/Enforce" for node in cluster.nodes
+    ]
+
+
+def test_one_nodes_cap_is_that_nodes_alone_and_its_owner_is_told(cluster: ClusterLab, tenant: NewTenant) -> None:
+    codeen = tenant(standard={"maxRate": "10M", "budget": "4M", "threshold": "50%"}, period="1h")
+    busy, idle = cluster.nodes
+    flow = cluster.traffic(codeen.pods[busy.name], cluster.sink, 60)
+    try:
+        codeen.wait_for("Capped")
+    finally:
+        flow.stop()
+    usages = codeen.usages()
+    assert usages[busy.name]["standard"]["capped"]
+    assert not usages[idle.name]["standard"]["capped"]
+    assert codeen.shown_class(busy).ceil_bps < 10 * M
+    assert codeen.shown_class(idle).ceil_bps == 10 * M
+    assert codeen.status()["cappedNodes"] == 1
+    header, row = cluster.kubectl("get", "slbw", "-n", codeen.namespace).splitlines()
+    assert dict(zip(header.split(), row.split(), strict=False))["CAPPED"] == "1"
+    told = eventually(lambda: [e for e in cluster.events(codeen.namespace) if e.reason == "BandwidthCapped"], REPORT_S)
+    assert [(event.source.host, event.involved_object.name) for event in told] == [(busy.name, "codeen")]
+
+
+def test_agents_are_killed_again_and_again_and_not_a_byte_is_lost(cluster: ClusterLab, tenant: NewTenant) -> None:
+    codeen = tenant(standard={"maxRate": "10M"})
+    first, second = cluster.nodes
+    with cluster.arrivals():
+        with codeen.pinging():
+            for node in (first, second, first, second):
+                before = codeen.arrived_bytes(node)
+                kill_agent(node)
+                eventually(lambda node=node, before=before: codeen.arrived_bytes(node) > before + 50_000)  # type: ignore[misc]
+            eventually(lambda: _restarted(cluster, "agent", 2), START_S, every_s=0.5)
+        codeen.until_books_balance(cluster.nodes)
+        assert all(codeen.used_bytes(node) > 100_000 for node in cluster.nodes)
+
+
+def _restarted(cluster: ClusterLab, component: str, times: int) -> bool:
+    """Whether every pod has been restarted that often, and is ready again."""
+    states = [pod.status.container_statuses[0] for pod in component_pods(cluster, component)]
+    return all(state.ready and state.restart_count >= times for state in states)
+
+
+def test_a_rolling_update_changes_no_class_loses_no_byte_and_slows_nobody(
+    cluster: ClusterLab, tenant: NewTenant
+) -> None:
+    codeen = tenant(standard={"maxRate": "10M"})
+    classes = {node.name: set(node.classes()) for node in cluster.nodes}
+    shown = [{node.name: codeen.shown_class(node) for node in cluster.nodes}]
+    before = {pod.metadata.uid for pod in component_pods(cluster, "agent")}
+    with cluster.arrivals():
+        with codeen.pinging():
+            cluster.kubectl("rollout", "restart", "-n", NAMESPACE, AGENTS)
+
+            def rolled_out() -> bool:
+                assert {node.name: set(node.classes()) for node in cluster.nodes} == classes
+                shown.append({node.name: codeen.shown_class(node) for node in cluster.nodes})
+                now = component_pods(cluster, "agent")
+                ready = all(c.status == "True" for pod in now for c in pod.status.conditions or ())
+                return ready and len(now) == 2 and before.isdisjoint(pod.metadata.uid for pod in now)
+
+            eventually(rolled_out, START_S, every_s=0.2)
+        codeen.until_books_balance(cluster.nodes)
+    for earlier, later in pairwise(shown):
+        for name, seen in later.items():
+            assert (seen.rate_bps, seen.ceil_bps) == (earlier[name].rate_bps, earlier[name].ceil_bps)
+            assert seen.sent_bytes >= earlier[name].sent_bytes, "the class is the same one"
+            assert seen.waiting_packets == 0, "nobody waits who sends less than they may"
+
+
+def test_without_the_api_server_nodes_go_on_and_tell_afterwards(cluster: ClusterLab, tenant: NewTenant) -> None:
+    codeen = tenant(standard={"maxRate": "10M", "budget": "1G"}, period="1h")
+    with cluster.arrivals():
+        with codeen.pinging():
+            eventually(lambda: all(codeen.used_bytes(node) for node in cluster.nodes), PASS_S)
+            cluster.stop_api_server()
+            try:
+                before = {node.name: codeen.used_bytes(node) for node in cluster.nodes}
+                for node in cluster.nodes:
+                    eventually(lambda node=node: codeen.used_bytes(node) > before[node.name] + 100_000, 2 * PASS_S)  # type: ignore[misc]
+            finally:
+                cluster.start()
+        codeen.until_books_balance(cluster.nodes)
+        # One more change of each usage's outline brings the latest figures along.
+        cluster.create(slice_bandwidth(codeen.namespace, "unused", podSelector={"matchLabels": {"none": "such"}}))
+        cluster.merge(slice_bandwidth(codeen.namespace, "codeen", standard={"maxRate": "20M"}))
+        total = sum(codeen.used_bytes(node) for node in cluster.nodes)
+        eventually(lambda: codeen.status()["standard"]["bytesUsed"] == total, START_S, every_s=0.5)
+    codeen.wait_for("Enforced")
+
+
+def test_a_controller_killed_is_a_controller_replaced(cluster: ClusterLab, tenant: NewTenant) -> None:
+    codeen = tenant(standard={"maxRate": "10M"})
+    for pod in component_pods(cluster, "controller"):
+        cluster.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE, grace_period_seconds=0)
+    cluster.merge(slice_bandwidth(codeen.namespace, "codeen", standard={"maxRate": "20M"}))
+    generation = cluster.read(kinds.SLICE_BANDWIDTH, "codeen", codeen.namespace)["metadata"]["generation"]
+    eventually(lambda: codeen.status().get("observedGeneration") == generation, START_S, every_s=0.2)
+    codeen.wait_for("Enforced")
+    assert {codeen.shown_class(node).ceil_bps for node in cluster.nodes} == {20 * M}
+    cluster.rollout(NAMESPACE, CONTROLLERS)
+
+
+def test_a_pod_that_moves_takes_its_limits_along_and_leaves_its_usage(
+    cluster: ClusterLab, slicebw: None, namespace: str, workload: str
+) -> None:
+    first, second = (node.name for node in cluster.nodes)
+    spec = {"maxRate": "10M", "budget": "1M", "threshold": "100%"}
+    cluster.apply(slice_bandwidth(namespace, "codeen", standard=spec, period="1h"))
+
+    def send_from(node: str) -> None:
+        cluster.apply(workload_pod(namespace, f"on-{node}", node, workload))
+        pod = cluster.running_pods(namespace, count=1, app=f"on-{node}")[node]
+        eventually(lambda: node in places(), START_S)
+        cluster.in_pod(pod, "ping", "-q", "-c", "100", "-i", "0.01", "-s", "1000", cluster.sink)
+        cluster.kubectl_input("", "delete", "pod", "-n", namespace, pod.metadata.name, "--grace-period=1")
+
+    def places() -> set[str]:
+        """Nodes on which the slice has a class."""
+        listed = json.loads(cluster.kubectl("get", "bwu", "-n", namespace, "-o", "json"))["items"]
+        return {usage["metadata"]["labels"][kinds.LABEL_NODE] for usage in listed if "classId" in usage["standard"]}
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = cluster.read(kinds.SLICE_BANDWIDTH, "codeen", namespace).get("status", {})
+        return found
+
+    send_from(first)
+    eventually(lambda: places() == set(), START_S)
+    send_from(second)
+    # Ethernet, IP and ICMP headers and 1,000 bytes, a hundred times, on each of the two nodes.
+    eventually(lambda: status().get("standard", {}).get("bytesUsed") == 2 * 100 * (14 + 20 + 8 + 1000), REPORT_S)
+    eventually(lambda: status()["nodes"] == 0, START_S)
+
+
+def test_a_node_that_is_drained_and_deleted_takes_its_usages_along(cluster: ClusterLab, tenant: NewTenant) -> None:
+    codeen = tenant(standard={"maxRate": "10M"})
+    stays, goes = cluster.nodes
+    cluster.kubectl_input("", "drain", goes.name, "--ignore-daemonsets", "--force", "--grace-period=1", "--timeout=60s")
+    cluster.power_off(goes.name)
+    cluster.core.delete_node(goes.name)
+    try:
+        eventually(lambda: codeen.usages().keys() == {stays.name}, START_S, every_s=0.5)
+        eventually(lambda: codeen.status()["nodes"] == 1, REPORT_S, every_s=0.5)
+        throughout(lambda: codeen.usages().keys() == {stays.name}, 2, every_s=0.2)
+    finally:
+        cluster.start()  # it registers itself anew
+    eventually(lambda: codeen.usages().keys() == {stays.name, goes.name}, START_S, every_s=0.5)
+    cluster.rollout(NAMESPACE, AGENTS)
