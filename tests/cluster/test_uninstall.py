@@ -2,19 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 import yaml
 from kubernetes import client, config
 
 from slicebw.api import kinds
-from tests.api.cluster import REPOSITORY, eventually, node_bandwidth, slice_bandwidth
+from tests.api.cluster import eventually, node_bandwidth, slice_bandwidth
+from tests.cluster.install import AGENTS, NAMESPACE, apply, clean_up, install, remove
 from tests.cluster.lab import START_S, ClusterLab
-
-NAMESPACE: Final = "slicebw-system"
-MANIFESTS: Final = REPOSITORY / "manifests"
-AGENTS: Final = "daemonset/slicebw-agent"
 
 
 @pytest.fixture
@@ -33,29 +29,6 @@ def bare(cluster: ClusterLab, slicebw_image: str) -> Iterator[list[dict[str, str
 def network_states(cluster: ClusterLab) -> list[dict[str, str]]:
     """Of all nodes."""
     return [node.network_state() for node in cluster.nodes]
-
-
-def install(cluster: ClusterLab) -> None:
-    """kubectl apply -k manifests/base, and wait."""
-    apply(cluster, "base")
-    cluster.rollout(NAMESPACE, AGENTS)
-    cluster.rollout(NAMESPACE, "deployment/slicebw-controller")
-
-
-def clean_up(cluster: ClusterLab) -> None:
-    """The first two commands of three."""
-    apply(cluster, "uninstall")
-    cluster.rollout(NAMESPACE, AGENTS)
-
-
-def apply(cluster: ClusterLab, folder: str) -> None:
-    """kubectl apply -k, on an API server older than 1.25."""
-    cluster.kubectl_input("", "apply", "--validate=false", "-k", str(MANIFESTS / folder))
-
-
-def remove(cluster: ClusterLab, folder: str) -> None:
-    """kubectl delete -k, which waits until all of it is gone."""
-    cluster.kubectl_input("", "delete", f"--timeout={START_S:.0f}s", "-k", str(MANIFESTS / folder))
 
 
 def kept(cluster: ClusterLab) -> list[set[str]]:
