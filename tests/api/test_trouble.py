@@ -1,5 +1,6 @@
 """The feed when the API server or the kinds are not as they should be: it says so once, keeps on, and recovers."""
 
+import getpass
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,20 @@ def test_an_api_server_that_is_away_at_the_start_is_waited_for(
         f"cannot reach {address}: connection refused; is the API server up? Trying again until it works."
     ]
     assert watcher.api.health.unreachable_s == 0.0
+
+
+def test_a_user_without_a_name_as_in_a_container_can_watch(
+    cluster: Cluster, start_feed: StartFeed, node: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_name() -> str:
+        raise KeyError("getpwuid(): uid not found: 65532")
+
+    monkeypatch.setattr(getpass, "getuser", no_name)
+    watcher = start_feed(cluster.kubeconfig, node)
+    watcher.synced()
+    cluster.create(slice_bandwidth(namespace, "codeen"))
+    eventually(lambda: "codeen" in watcher.slices(namespace))
+    assert watcher.api.health.failures == {}
 
 
 def test_during_an_outage_everything_known_stays_known_and_afterwards_changes_arrive(

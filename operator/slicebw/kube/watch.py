@@ -153,7 +153,13 @@ class KopfWatch:
             guard = asyncio.create_task(self._expect_list(end))
             try:
                 await kopf.operator(
-                    registry=self._registry(), settings=self._settings(), clusterwide=True, stop_flag=end
+                    registry=self._registry(),
+                    settings=self._settings(),
+                    clusterwide=True,
+                    stop_flag=end,
+                    # Only peering would use it. Without one kopf looks up the user's name, and in a container there may
+                    # be none for the user's number.
+                    identity=self._api.user_agent,  # type: ignore[arg-type]  # a str by a name that kopf does not export
                 )
             finally:
                 guard.cancel()
