@@ -18,7 +18,7 @@ from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.controller.budget import WRITES_PER_S, WriteBudget
 from slicebw.controller.census import Census
 from slicebw.controller.ports import ClusterFeed, ClusterWriter, SliceRecord, UsageRecord
-from slicebw.controller.rollup import ENFORCED, NO_PODS, is_transition, roll_up
+from slicebw.controller.rollup import ENFORCED, NO_PODS, is_outdated, is_transition, roll_up
 from slicebw.core.model import SliceKey
 from slicebw.core.notes import invalid_note
 
@@ -230,18 +230,20 @@ class StatusLoop:
     def _roll_up(self, record: SliceRecord, known: _Known, *, figures_due: bool) -> tuple[SliceStatus, bool]:
         """The status as it should be, and whether that is all: else where the pods run has still to be looked up.
 
-        What it says about pods is that of the last look, as long as it says the same as before. Before it says
-        anything else, also than what another controller has written, the pods are looked at again.
+        What it says about pods is that of the last look, as long as it says the same as before and no node reports the
+        slice that the look had not found it on. Before it says anything else, also than what another controller has
+        written, the pods are looked at again.
         """
         key = record.spec.key
         look = self.census.of(key)
         status = self._with_places(record)
         before, after = _enforced(record.status), _enforced(status)
         fresh = look is not None and look.at_s >= known.changed_s and record.version == known.version
-        settled = fresh or (look is not None and after == before)
+        outdated = look is not None and is_outdated(look.places, [one.usage for one in self._feed.usages_of(key)])
+        settled = fresh or (look is not None and after == before and not outdated)
         if not settled:
             # Wording alone is no reason to look sooner than it could be written.
-            if look is None or _verdict(after) != _verdict(before) or figures_due:
+            if look is None or outdated or _verdict(after) != _verdict(before) or figures_due:
                 settled = self._look(key.namespace)
             status = self._with_places(record, keep=not settled)
             after = _enforced(status)

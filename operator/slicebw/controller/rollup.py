@@ -60,6 +60,13 @@ def roll_up(
     )
 
 
+def is_outdated(places: Places | str, usages: Iterable[NodeUsage]) -> bool:
+    """Whether a node says that it runs the slice, which a look at the pods had not found there: they came later."""
+    return isinstance(places, Mapping) and any(
+        usage.report.class_id and usage.node_name not in places for usage in usages
+    )
+
+
 def is_transition(before: SliceStatus, after: SliceStatus) -> bool:
     """Whether something other than figures and wording has changed: then the status is not held back."""
     return _outline(before) != _outline(after)

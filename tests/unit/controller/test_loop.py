@@ -400,6 +400,34 @@ def test_a_pod_that_starts_just_before_the_last_report_is_seen(world: World, clo
     assert enforced(world) == ("False", "NodesSilent")
 
 
+def test_pods_that_start_after_a_look_are_seen_by_their_nodes_reports(world: World, clocked: Clocked) -> None:
+    world.apply()
+    clocked.after(1.0)
+    assert enforced(world) == ("Unknown", "NoPods")
+    world.report("n1")
+    clocked.after(2.0)
+    assert enforced(world) == ("True", "OnAllNodes")
+    # Another node's report contradicts that look as well, and beside it one starts that nobody has reported.
+    world.pods_on["n3"] = 1
+    world.report("n2")
+    clocked.after(2.0)
+    assert enforced(world) == ("False", "NodesSilent")
+
+
+def test_a_report_that_outlives_its_pod_is_no_reason_to_look_again_and_again(world: World, clocked: Clocked) -> None:
+    world.apply()
+    world.report("n1")
+    world.report("n2")
+    del world.pods_on["n2"]
+    clocked.after(1.0)
+    clocked.after(10.0)  # the first status is a change of its own
+    looks = world.looks
+    for _ in range(20):
+        clocked.after(10.0)
+    assert world.looks == looks
+    assert enforced(world) == ("True", "OnAllNodes")
+
+
 def test_a_look_from_before_a_change_that_nobody_told_of_yet_does_not_count(world: World, clocked: Clocked) -> None:
     world.apply()
     world.report("n1")
