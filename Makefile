@@ -42,6 +42,7 @@ test-cluster: $(READY) ## a whole cluster with two nodes, and slicebw in it as p
 	@hack/packages test
 	@hack/cluster prepare
 	@hack/cluster-images workload >/dev/null
+	@hack/image >/dev/null
 	@$(PYTEST) tests/cluster
 
 test-bench: $(READY) ## every benchmark, only to see that it works (root)

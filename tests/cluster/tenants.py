@@ -1,5 +1,6 @@
 """A slice with a pod on each node, what its pods send, and all that the nodes and the API say about it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -48,13 +49,22 @@ class Tenant:
         """Send from all pods, whatever happens to the API server meanwhile. Every byte of it can be counted exactly."""
         for pod in self.pods.values():
             ping = f"ping -q -i {1 / rate_pps:g} -s {payload_bytes} -w 300 {self.cluster.sink}"
-            self.cluster.in_pod(pod, "sh", "-c", f"setsid {ping} >/dev/null 2>&1 </dev/null &")
+            self.cluster.in_pod(pod, "sh", "-c", f"setsid {ping} >/ping.out 2>&1 </dev/null &")
         try:
             yield
         finally:
             for node in self.cluster.nodes:
                 # On the node, not by the API server, which may be away. Only one test at a time has pods that send.
-                node.execute("sh", "-c", "pkill -KILL -x ping || true")
+                node.execute("sh", "-c", "pkill -INT -x ping || true")
+
+    def pinged(self, node: Node) -> int:
+        """How many packets the pod on a node has sent, in the words of its ping, which has been stopped."""
+        summary = eventually(
+            lambda: re.search(
+                r"(\d+) packets transmitted", self.cluster.in_pod(self.pods[node.name], "cat", "/ping.out")
+            )
+        )
+        return int(summary[1])
 
     def account(self, node: Node) -> SliceAccount | None:
         """What the node's ledger says."""
@@ -75,6 +85,10 @@ class Tenant:
     def arrived_bytes(self, node: Node) -> int:
         """What arrived outside from the slice's pod on a node, while the test counts :meth:`ClusterLab.arrivals`."""
         return self.cluster.outside.meter(self.pods[node.name].status.pod_ip, self.cluster.sink).wire_bytes
+
+    def arrived_packets(self, node: Node) -> int:
+        """The same in packets."""
+        return self.cluster.outside.meter(self.pods[node.name].status.pod_ip, self.cluster.sink).packets
 
     def usages(self) -> dict[str, Any]:
         """The slice's BandwidthUsages by node."""

@@ -1,7 +1,8 @@
 """slicebw on two real nodes, installed as people install it: each enforces and accounts by itself, come what may."""
 
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from tests.api.cluster import eventually, slice_bandwidth, throughout
 from tests.cluster.install import AGENTS, COMPONENT, CONTROLLERS, NAMESPACE, clean_up, install, remove
 from tests.cluster.lab import START_S, ClusterLab, Node, workload_pod
 from tests.cluster.tenants import PASS_S, REPORT_S, Tenant
+from tests.support.tc import ShownClass
 
 M: Final = 1_000_000
 NewTenant = Callable[..., Tenant]
@@ -20,12 +22,14 @@ NewTenant = Callable[..., Tenant]
 @pytest.fixture(scope="module")
 def slicebw(cluster: ClusterLab, slicebw_image: str) -> Iterator[None]:
     """slicebw on the cluster, reporting every second."""
-    install(cluster)
-    cluster.kubectl("set", "env", "-n", NAMESPACE, AGENTS, "SLICEBW_REPORT_INTERVAL=1s")
-    cluster.rollout(NAMESPACE, AGENTS)
-    yield
-    clean_up(cluster)
-    remove(cluster, "uninstall")
+    try:
+        install(cluster)
+        cluster.kubectl("set", "env", "-n", NAMESPACE, AGENTS, "SLICEBW_REPORT_INTERVAL=1s")
+        cluster.rollout(NAMESPACE, AGENTS)
+        yield
+    finally:
+        clean_up(cluster)
+        remove(cluster, "uninstall")
 
 
 @pytest.fixture
@@ -44,8 +48,14 @@ def component_pods(cluster: ClusterLab, component: str) -> list[Any]:
 
 
 def kill_agent(node: Node) -> None:
-    """Kill -9 a node's agent."""
-    node.execute("pkill", "-KILL", "-f", "slicebw agent")
+    """Kill -9 a node's agent, as soon as it runs."""
+    eventually(lambda: node.execute("sh", "-c", "pkill -KILL -f 'slicebw agent' && echo done || true"), START_S, 0.2)
+
+
+def columns(cluster: ClusterLab, kind: str, *arguments: str) -> list[dict[str, str]]:
+    """What kubectl get shows, a row an object; for columns that have a value in every row before them."""
+    header, *rows = cluster.kubectl("get", kind, *arguments).splitlines()
+    return [dict(zip(header.split(), row.split(), strict=False)) for row in rows]
 
 
 def test_both_nodes_enforce_and_the_roll_up_is_their_sum(cluster: ClusterLab, tenant: NewTenant) -> None:
@@ -61,14 +71,22 @@ def test_both_nodes_enforce_and_the_roll_up_is_their_sum(cluster: ClusterLab, te
         return bool(used > 8 * M and status["standard"]["bytesUsed"] == used and status["nodes"] == 2)
 
     eventually(summed, REPORT_S, every_s=0.2)
-    header, row = cluster.kubectl("get", "slbw", "-n", codeen.namespace).splitlines()
-    assert dict(zip(header.split(), row.split(), strict=False))["NODES"] == "2"
-    shown = cluster.kubectl("get", "bwu", "-n", codeen.namespace, "--no-headers").splitlines()
-    assert [line.split()[1:3] for line in shown] == [["codeen", node.name] for node in cluster.nodes]
-    ready = "jsonpath={range .items[*]}{.metadata.name}={.status.device}/{.status.mode} {end}"
-    assert cluster.kubectl("get", "nbw", "-o", ready).split() == [
-        f"{node.name}={node.uplink}/Enforce" for node in cluster.nodes
+    (row,) = columns(cluster, "slbw", "-n", codeen.namespace)
+    assert (row["NAME"], row["NODES"], row["CAPPED"]) == ("codeen", "2", "0")
+    assert row["USED"].endswith("M")
+    percents = [usage["standard"]["percent"] for usage in codeen.usages().values()]
+    assert row["PEAK%"] == str(max(percents))
+    rows = columns(cluster, "bwu", "-n", codeen.namespace)
+    names = ("SLICE", "NODE", "BUDGET", "%", "RATE", "CAPPED")
+    assert [[row[name] for name in names] for row in rows] == [
+        ["codeen", node.name, "10M", str(codeen.usages()[node.name]["standard"]["percent"]), "10M", "false"]
+        for node in cluster.nodes
     ]
+    shown = [
+        [row[name] for name in ("NAME", "DEVICE", "MODE", "SLICES", "CAPPED", "READY")]
+        for row in columns(cluster, "nbw")
+    ]
+    assert shown == [[node.name, node.uplink, "Enforce", "1", "0", "True"] for node in cluster.nodes]
 
 
 def test_one_nodes_cap_is_that_nodes_alone_and_its_owner_is_told(cluster: ClusterLab, tenant: NewTenant) -> None:
@@ -85,8 +103,7 @@ def test_one_nodes_cap_is_that_nodes_alone_and_its_owner_is_told(cluster: Cluste
     assert codeen.shown_class(busy).ceil_bps < 10 * M
     assert codeen.shown_class(idle).ceil_bps == 10 * M
     assert codeen.status()["cappedNodes"] == 1
-    header, row = cluster.kubectl("get", "slbw", "-n", codeen.namespace).splitlines()
-    assert dict(zip(header.split(), row.split(), strict=False))["CAPPED"] == "1"
+    assert [row["CAPPED"] for row in columns(cluster, "slbw", "-n", codeen.namespace)] == ["1"]
     told = eventually(lambda: [e for e in cluster.events(codeen.namespace) if e.reason == "BandwidthCapped"], REPORT_S)
     assert [(event.source.host, event.involved_object.name) for event in told] == [(busy.name, "codeen")]
 
@@ -97,9 +114,7 @@ def test_agents_are_killed_again_and_again_and_not_a_byte_is_lost(cluster: Clust
     with cluster.arrivals():
         with codeen.pinging():
             for node in (first, second, first, second):
-                before = codeen.arrived_bytes(node)
                 kill_agent(node)
-                eventually(lambda node=node, before=before: codeen.arrived_bytes(node) > before + 50_000)  # type: ignore[misc]
             eventually(lambda: _restarted(cluster, "agent", 2), START_S, every_s=0.5)
         codeen.until_books_balance(cluster.nodes)
         assert all(codeen.used_bytes(node) > 100_000 for node in cluster.nodes)
@@ -114,28 +129,62 @@ def _restarted(cluster: ClusterLab, component: str, times: int) -> bool:
 def test_a_rolling_update_changes_no_class_loses_no_byte_and_slows_nobody(
     cluster: ClusterLab, tenant: NewTenant
 ) -> None:
-    codeen = tenant(standard={"maxRate": "10M"})
+    codeen, busy = tenant(standard={"maxRate": "10M"}), tenant(standard={"maxRate": "10M"})
     classes = {node.name: set(node.classes()) for node in cluster.nodes}
-    shown = [{node.name: codeen.shown_class(node) for node in cluster.nodes}]
+    looks = [Look(codeen, busy)]
     before = {pod.metadata.uid for pod in component_pods(cluster, "agent")}
-    with cluster.arrivals():
-        with codeen.pinging():
-            cluster.kubectl("rollout", "restart", "-n", NAMESPACE, AGENTS)
+    flows = [cluster.traffic(busy.pods[node.name], cluster.sink, 120) for node in cluster.nodes]
+    try:
+        eventually(lambda: all(busy.shown_class(node).waiting_packets for node in cluster.nodes), START_S)
+        with cluster.arrivals():
+            with codeen.pinging():
+                cluster.kubectl("rollout", "restart", "-n", NAMESPACE, AGENTS)
 
-            def rolled_out() -> bool:
-                assert {node.name: set(node.classes()) for node in cluster.nodes} == classes
-                shown.append({node.name: codeen.shown_class(node) for node in cluster.nodes})
-                now = component_pods(cluster, "agent")
-                ready = all(c.status == "True" for pod in now for c in pod.status.conditions or ())
-                return ready and len(now) == 2 and before.isdisjoint(pod.metadata.uid for pod in now)
+                def rolled_out() -> bool:
+                    assert {node.name: set(node.classes()) for node in cluster.nodes} == classes
+                    looks.append(Look(codeen, busy))
+                    now = component_pods(cluster, "agent")
+                    ready = all(c.status == "True" for pod in now for c in pod.status.conditions or ())
+                    return ready and len(now) == 2 and before.isdisjoint(pod.metadata.uid for pod in now)
 
-            eventually(rolled_out, START_S, every_s=0.2)
-        codeen.until_books_balance(cluster.nodes)
-    for earlier, later in pairwise(shown):
-        for name, seen in later.items():
-            assert (seen.rate_bps, seen.ceil_bps) == (earlier[name].rate_bps, earlier[name].ceil_bps)
-            assert seen.sent_bytes >= earlier[name].sent_bytes, "the class is the same one"
-            assert seen.waiting_packets == 0, "nobody waits who sends less than they may"
+                eventually(rolled_out, 100, every_s=0.1)
+            codeen.until_books_balance(cluster.nodes)
+            assert all(codeen.pinged(node) == codeen.arrived_packets(node) > 100 for node in cluster.nodes)
+    finally:
+        for flow in flows:
+            flow.stop()
+    for earlier, later in pairwise(looks):
+        for was, seen in zip((*earlier.polite, *earlier.greedy), (*later.polite, *later.greedy), strict=True):
+            assert (seen.rate_bps, seen.ceil_bps) == (was.rate_bps, was.ceil_bps)
+            assert seen.sent_bytes >= was.sent_bytes, "the class is the same one"
+        assert all(seen.waiting_packets == 0 for seen in later.polite), "nobody waits who sends less than they may"
+    rates = [rate_bps / M for rate_bps in greedy_rates_bps(looks[1:])]
+    assert rates
+    assert all(8 < rate < 11 for rate in rates), f"who sends as much as they can gets 10, all the time: {rates}"
+
+
+class Look:
+    """The classes of two tenants on all nodes at one moment: one sends less than it may, one as much as it can."""
+
+    def __init__(self, polite: Tenant, greedy: Tenant) -> None:
+        nodes = polite.cluster.nodes
+        self.polite = [polite.shown_class(node) for node in nodes]
+        self.greedy: list[ShownClass] = []
+        self.greedy_at_s: list[float] = []
+        for node in nodes:
+            self.greedy.append(greedy.shown_class(node))
+            self.greedy_at_s.append(time.monotonic())
+
+
+def greedy_rates_bps(looks: Sequence[Look]) -> Iterator[float]:
+    """What each node's greedy class has sent, over every four seconds: so that the time a look takes matters little."""
+    since = looks[0]
+    for look in looks:
+        passed_s = [now_s - then_s for then_s, now_s in zip(since.greedy_at_s, look.greedy_at_s, strict=True)]
+        if min(passed_s) >= 4:
+            for was, seen, took_s in zip(since.greedy, look.greedy, passed_s, strict=True):
+                yield (seen.sent_bytes - was.sent_bytes) * 8 / took_s
+            since = look
 
 
 def test_without_the_api_server_nodes_go_on_and_tell_afterwards(cluster: ClusterLab, tenant: NewTenant) -> None:

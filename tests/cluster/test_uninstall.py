@@ -94,7 +94,8 @@ def test_view_takes_up_what_an_owner_may_see(
     document["users"][0]["user"] = {"token": token}
     kubeconfig = tmp_path / "owner"
     kubeconfig.write_text(yaml.safe_dump(document))
-    owner = client.CustomObjectsApi(config.new_client_from_config(str(kubeconfig)))
+    api = config.new_client_from_config(str(kubeconfig))
+    owner, core = client.CustomObjectsApi(api), client.CoreV1Api(api)
     there, elsewhere = ((kinds.GROUP, kinds.VERSION, namespace, "slicebandwidths") for namespace in (mine, other))
 
     def seen() -> bool:
@@ -106,6 +107,13 @@ def test_view_takes_up_what_an_owner_may_see(
             return False
 
     eventually(seen, START_S)  # that the controller manager has aggregated the roles
+    usages = ((kinds.GROUP, kinds.VERSION, namespace, "bandwidthusages") for namespace in (mine, other))
+    owner.list_namespaced_custom_object(*next(usages))
+    core.list_namespaced_event(mine)
+    with pytest.raises(client.ApiException, match="403"):
+        owner.list_namespaced_custom_object(*next(usages))
+    with pytest.raises(client.ApiException, match="403"):
+        core.list_namespaced_event(other)
     with pytest.raises(client.ApiException, match="403"):
         owner.get_namespaced_custom_object(*elsewhere, "codeen")
     with pytest.raises(client.ApiException, match="403"):
