@@ -20,7 +20,7 @@ quickstart: $(READY) ## 30 seconds, no Kubernetes: a slice is slowed and let go 
 demo: $(READY) ## the whole story on a real control plane: apply limits, send traffic, watch kubectl get
 	@hack/demo
 
-test: test-unit test-kernel test-api test-image test-bench ## all tests
+test: test-unit test-kernel test-api test-image test-bench ## all tests but those that need a whole cluster
 
 test-unit: $(READY) ## the pure core and the parts that need nothing
 	@$(PYTEST) tests/unit tests/parity

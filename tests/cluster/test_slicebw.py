@@ -49,7 +49,7 @@ def component_pods(cluster: ClusterLab, component: str) -> list[Any]:
 
 def kill_agent(node: Node) -> None:
     """Kill -9 a node's agent, as soon as it runs."""
-    eventually(lambda: node.execute("sh", "-c", "pkill -KILL -f 'slicebw agent' && echo done || true"), START_S, 0.2)
+    eventually(lambda: node.execute("sh", "-c", "pkill -KILL -f 'slicebw [a]gent' && echo done || true"), START_S, 0.2)
 
 
 def columns(cluster: ClusterLab, kind: str, *arguments: str) -> list[dict[str, str]]:
