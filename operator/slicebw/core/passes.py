@@ -85,7 +85,8 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
         books = _moved_books(given, basis)
     else:
         books = _whole_books(given, before, classes, settings, membership)
-        if last is not None and last.tree is not None and settings == last.settings:
+        foreign = given.tree.root is RootQdisc.FOREIGN  # which every slice is told, and nobody was told before
+        if last is not None and last.tree is not None and settings == last.settings and not foreign:
             books = _narrowed(books, last, classes, membership)
     outcome = decide(
         *(books.accounts, books.touched, books.specs, membership, settings, given.now),

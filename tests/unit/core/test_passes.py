@@ -466,3 +466,13 @@ def test_a_node_that_limits_nothing_says_so_on_every_slice() -> None:
     foreign.root = RootQdisc.FOREIGN
     (usage,) = foreign.run(at(0)).usages
     assert usage.unenforced.endswith("qdisc that is not slicebw's: remove it, or name another device")
+
+
+def test_a_foreign_tree_that_takes_the_place_of_ours_is_told_on_every_slice_at_once() -> None:
+    """Also on those whose counters stand at zero, of which nothing else has changed."""
+    node = one_slice()
+    node.run(at(0.5))
+    node.lose_tree()
+    node.root = RootQdisc.FOREIGN
+    (usage,) = node.run(at(1)).usages
+    assert usage.unenforced.endswith("qdisc that is not slicebw's: remove it, or name another device")
