@@ -135,6 +135,30 @@ REFUSED: Final = {
         "usages of its own node",
     ),
     "a usage that nobody finds again": (USAGES, None, with_metadata(usage(), labels={}), "usages of its own node"),
+    "a usage in the place of another node's": (
+        USAGES,
+        None,
+        with_metadata(usage(), name=usage(OTHER)["metadata"]["name"]),
+        "named after its slice and its node",
+    ),
+    "a usage of a dotted slice in the place of another node's": (
+        USAGES,
+        None,
+        with_metadata(usage(sliceName="a.b"), name=usage(OTHER)["metadata"]["name"]),
+        "named after its slice and its node",
+    ),
+    "a usage of a long slice in the place of another node's": (
+        USAGES,
+        None,
+        with_metadata(usage(sliceName="s" * 253), name=usage(OTHER)["metadata"]["name"]),
+        "named after its slice and its node",
+    ),
+    "a usage of no slice": (
+        USAGES,
+        None,
+        {key: value for key, value in usage().items() if key != "sliceName"},
+        "named after its slice and its node",
+    ),
     "a usage owned by another node": (USAGES, None, owned(usage(), {**OWNER, "name": OTHER}), "owned by its Node"),
     "a usage owned by a pod": (USAGES, None, owned(usage(), {**OWNER, "kind": "Pod"}), "owned by its Node"),
     "a usage with a second owner": (
@@ -192,6 +216,15 @@ def test_a_node_with_a_name_that_is_no_label_is_known_by_the_field() -> None:
     assert kinds.label_value(LONG) != LONG
     assert decide(USAGES, None, usage(LONG), of(LONG)) == []
     assert decide(USAGES, None, usage("x" + LONG), of(LONG)) != []
+
+
+@pytest.mark.parametrize("length", [1, 63, 226, 227, 228, 229, 245, 246, 247, 253])
+@pytest.mark.parametrize("middle", ["s", "."])
+def test_whatever_a_slice_is_called_its_usage_has_a_name_that_is_admitted(length: int, middle: str) -> None:
+    called = "s" * (length // 2) + (middle if length > 2 else "s") + "s" * (length - length // 2 - 1)
+    assert len(called) == length
+    renamed = with_metadata(usage(sliceName=called), name=bandwidth_usage.name(called, NODE))
+    assert decide(USAGES, None, renamed, of(NODE)) == []
 
 
 # --- what the policies are about ---
