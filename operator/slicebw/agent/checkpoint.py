@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -121,6 +122,8 @@ class _File(Generic[_T]):
             finally:
                 os.close(folder)
         except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()  # on a full disk it would stand in the way of the other file
             raise SaveError(f"cannot write {self._path}: {error.strerror or error}") from error
 
     def load(self, *, set_aside: bool = True) -> tuple[_T | None, str | None]:

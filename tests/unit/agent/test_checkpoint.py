@@ -1,3 +1,4 @@
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,18 @@ def test_a_second_damaged_file_does_not_overwrite_the_first_one_set_aside(tmp_pa
         (tmp_path / "ledger").write_bytes(content)
         store.load_ledger()
     assert [(tmp_path / f"ledger.foreign-{n}").read_bytes() for n in (0, 1)] == [b"one", b"two"]
+
+
+def test_a_failed_save_leaves_no_part_of_a_file_on_a_full_disk(tmp_path: Path) -> None:
+    store, node = FileStore(tmp_path), lived_in()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # to the writer this is what a full disk is
+    try:
+        with pytest.raises(SaveError, match=r"cannot write .*/ledger: File too large"):
+            store.save_ledger(node.ledger)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_save_says_so_and_leaves_the_last_good_file(tmp_path: Path) -> None:
