@@ -5,10 +5,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from slicebw.core.model import TrafficClass
 from slicebw.core.tree import DEFAULT_ID, HANDLE_MAJOR, ClassSpec, classid, leaf
+
+_MOST_SHOWN: Final = 100
+"""Of the elements of one table change; 10,000 networks that nft refuses are tried, and logged, every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,8 @@ class UpdateTable:
         words += [f"+{address}={class_id:03x}" for address, class_id in self.add]
         words += [f"-exempt {network}" for network in self.exempt_remove]
         words += [f"+exempt {network}" for network in self.exempt_add]
-        return "table update " + " ".join(words)
+        more = len(words) - _MOST_SHOWN
+        return "table update " + " ".join([*words[:_MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,13 @@ def test_a_moved_address_moves_in_one_transaction() -> None:
     assert str(change) == "table update -10.0.0.1 +10.0.0.1=002"
 
 
+def test_a_table_change_is_a_short_line_however_much_it_changes() -> None:
+    networks = frozenset(f"10.{number >> 8}.{number & 255}.0/24" for number in range(10_000))
+    text = str(plan_table(Classification({}, networks), Classification({})))
+    assert text.startswith("table update +exempt 10.0.0.0/24 ")
+    assert text.endswith(" and 9900 more")
+
+
 def test_no_table_is_wanted_and_none_is_there() -> None:
     assert plan_table(None, Classification(intact=False, present=False)) is None
     assert str(plan_table(None, Classification())) == "table delete"
