@@ -62,12 +62,15 @@ class ApiFeed:
             return self._snapshot
 
     def _take(self) -> Snapshot:
+        # Asked first: a list that comes while the values are read is not in all of them, and a snapshot that is called
+        # complete and lacks a NodeBandwidth or a slice takes its exempt destinations or its class away.
+        synced = all(mirror.listed for mirror in self._mirrors())
         own, default = self._own.values(), self._nodes[DEFAULT_NODE_BANDWIDTH].values()
         return Snapshot(
             slices=tuple(sorted(self._slices.values(), key=lambda one: one.key)),
             pods=tuple(sorted(self._pods.values(), key=lambda one: (one.namespace, one.name))),
             node=(own[0] if own else NodeSpec()).over(default[0] if default else NodeSpec()),
-            synced=all(mirror.listed for mirror in self._mirrors()),
+            synced=synced,
         )
 
     def _mirrors(self) -> list[Mirror[Any]]:

@@ -1,0 +1,54 @@
+"""A snapshot is complete only if it was so before its first value was read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slicebw.api.node_bandwidth import parse
+from slicebw.kube import connection
+from slicebw.kube.background import ApiThread
+from slicebw.kube.feed import ApiFeed
+
+NODE = {"metadata": {"name": "node-1"}, "spec": {"exemptDestinations": ["198.51.100.0/24"]}}
+
+
+class LateMirror:
+    """A mirror whose first list comes while somebody reads: what was read is from before it."""
+
+    def __init__(self, *values: Any) -> None:
+        self.listed = False
+        self._values = values
+
+    def values(self) -> list[Any]:
+        before = list(self._values) if self.listed else []
+        self.listed = True
+        return before
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiThread]:
+    """Without an API server."""
+    thread = ApiThread(lambda: connection.load(str(tmp_path / "none")), "slicebw-test")
+    thread.start()
+    yield thread
+    thread.stop()
+
+
+def test_a_list_that_comes_while_a_snapshot_is_taken_does_not_make_it_complete(
+    monkeypatch: pytest.MonkeyPatch, api: ApiThread
+) -> None:
+    feed = ApiFeed(api, "node-1", lambda: None)
+    own = LateMirror(parse(NODE))
+    for name, mirror in (("_own", own), ("_slices", LateMirror()), ("_pods", LateMirror())):
+        monkeypatch.setattr(feed, name, mirror)
+    monkeypatch.setattr(feed, "_nodes", {"default": LateMirror(), "node-1": own})
+    feed._changed()
+    first = feed.snapshot()
+    assert not first.synced
+    assert first.node.exempt_destinations is None
+    feed._changed()
+    second = feed.snapshot()
+    assert second.synced
+    assert second.node.exempt_destinations is not None
