@@ -1,19 +1,19 @@
 """The fast decoder against tc, against odd layouts, and against dumps that are torn."""
 
 import re
+import resource
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict
 
 import pytest
 
-from slicebw.core.changes import CreateClass, RemoveRoot, SetLeaf
+from slicebw.core.changes import CreateClass, DeleteClass, RemoveRoot, SetLeaf
 from slicebw.core.errors import KernelError
 from slicebw.core.tree import ClassSpec, ObservedClass, leaf
 from slicebw.kernel import codec
-from slicebw.kernel.dump import ClassDecoder, read_classes
+from slicebw.kernel.dump import ClassDecoder, read_classes, read_root
 from slicebw.kernel.htb import HtbShaper
-from slicebw.kernel.netlink import NetlinkSocket, TornDumpError
+from slicebw.kernel.netlink import NLM_F_DUMP_INTR, NetlinkSocket, TornDumpError
 from slicebw.kernel.uplink import Links
 from tests.support.topology import UPLINK, Topology, wait_until
 from tests.support.trees import EXEMPT, LINE_RATE_BPS, STANDARD, creation, tree
@@ -128,7 +128,28 @@ def test_one_message_at_a_time_decodes_to_the_same_as_all_at_once(lab: Topology,
             count += ClassDecoder().decode(memoryview(datagram[position : position + length]), singly)[0]
             position += length
     assert count == len(together)
-    assert {minor: asdict(one) for minor, one in singly.items()} == {m: asdict(one) for m, one in together.items()}
+    assert singly == together
+
+
+def test_an_interruption_is_noticed_wherever_in_a_datagram_it_is_said(lab: Topology, shaper: HtbShaper) -> None:
+    shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS)
+    datagrams: list[bytearray] = []
+    decoder = ClassDecoder()
+
+    def take(datagram: memoryview) -> int:
+        datagrams.append(bytearray(datagram))
+        return decoder.decode(datagram, {})[1]
+
+    with closing(NetlinkSocket()) as netlink:
+        request = codec.TCMSG.pack(0, ifindex_of(UPLINK), 0, codec.ROOT_HANDLE, 0)
+        netlink.dump_into(codec.RTM_GETTCLASS, request, "listing", take)
+    position = 0
+    for _ in range(3):
+        torn = bytearray(datagrams[0])
+        torn[position + 6] |= NLM_F_DUMP_INTR
+        with pytest.raises(TornDumpError):
+            decoder.decode(memoryview(torn), {})
+        position += int.from_bytes(datagrams[0][position : position + 4], "little")
 
 
 class Torn(NetlinkSocket):
@@ -200,3 +221,71 @@ def test_a_class_that_shows_what_it_showed_is_the_same_object_and_one_that_does_
     shaper.apply(UPLINK, [RemoveRoot()], LINE_RATE_BPS)
     shaper.apply(UPLINK, creation(tree([2])), LINE_RATE_BPS)
     assert shaper.read(UPLINK).classes.keys() == tree([2]).keys()
+
+
+def test_a_dump_that_shows_nothing_new_is_the_same_mapping(lab: Topology, shaper: HtbShaper) -> None:
+    shaper.apply(UPLINK, creation(tree(range(1, 400))), LINE_RATE_BPS)  # several datagrams
+    first = shaper.read(UPLINK).classes
+    assert shaper.read(UPLINK).classes is first
+    sent = lab.send_udp(lab.node, lab.sink.address, 3, 700)
+    second = shaper.read(UPLINK).classes
+    assert {minor for minor in second if second[minor] is not first[minor]} == {0x1, 0x10, 0x1FFF}
+    assert second[0x1FFF].sent_bytes >= first[0x1FFF].sent_bytes + sent
+    assert shaper.read(UPLINK).classes is second
+
+
+def test_classes_that_come_and_go_leave_the_others_the_same_objects(lab: Topology, shaper: HtbShaper) -> None:
+    wanted = tree(range(1, 400))
+    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    first = shaper.read(UPLINK).classes
+    new, gone = leaf(STANDARD, 500), leaf(EXEMPT, 3)
+    spec = ClassSpec(new, 0x10, 8, 8_000, 1600, new)
+    assert shaper.apply(UPLINK, [CreateClass(spec), DeleteClass(gone)], LINE_RATE_BPS) == []
+    second = shaper.read(UPLINK).classes
+    assert second.keys() == (first.keys() | {new}) - {gone}
+    others = [minor for minor in first.keys() & second.keys() if second[minor] is not first[minor]]
+    assert [(first[minor], second[minor]) for minor in others] == []
+    assert as_specs(second) == {**{minor: wanted[minor] for minor in wanted if minor != gone}, new: spec}
+
+
+@pytest.mark.parametrize("error", [TornDumpError, MemoryError, KeyboardInterrupt])
+def test_what_comes_late_of_a_dump_that_broke_off_is_not_taken_for_the_next_one(
+    lab: Topology, shaper: HtbShaper, error: type[BaseException]
+) -> None:
+    shaper.apply(UPLINK, creation(tree(range(1, 60))), LINE_RATE_BPS)
+    netlink, decoder, ifindex = NetlinkSocket(), ClassDecoder(), ifindex_of(UPLINK)
+    request = codec.TCMSG.pack(0, ifindex, 0, codec.ROOT_HANDLE, 0)
+    first = read_classes(netlink, ifindex, decoder)
+
+    def break_off(datagram: memoryview) -> int:
+        raise error
+
+    port = netlink.port
+    with pytest.raises(error):
+        netlink.dump_into(codec.RTM_GETTCLASS, request, "listing", break_off)
+    again = read_classes(netlink, ifindex, decoder)
+    assert netlink.port != port
+    assert again.keys() == first.keys()
+    assert all(again[minor] is first[minor] for minor in first), "what is known is still good"
+    netlink.close()
+
+
+def test_a_socket_that_cannot_be_opened_is_tried_again_at_the_next_request(lab: Topology, shaper: HtbShaper) -> None:
+    shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS)
+    netlink, ifindex = NetlinkSocket(), ifindex_of(UPLINK)
+    with pytest.raises(MemoryError):
+        netlink.dump_into(codec.RTM_GETTCLASS, codec.TCMSG.pack(0, ifindex, 0, codec.ROOT_HANDLE, 0), "listing", _fail)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(KernelError, match="cannot open a netlink socket"):
+            read_root(netlink, ifindex)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert read_root(netlink, ifindex).kind == "htb"
+    assert read_classes(netlink, ifindex, ClassDecoder()).keys() == tree().keys()
+    netlink.close()
+
+
+def _fail(datagram: memoryview) -> int:
+    raise MemoryError

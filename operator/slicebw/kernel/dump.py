@@ -1,18 +1,22 @@
 """Listing what is on a device: its root qdisc, and all classes of our tree in little more than the kernel's own time.
 
 The kernel sends every class as a message of nested attributes. Walking them in Python costs several times what
-receiving them does (8,188 classes: a floor of 12 ms, a walk of 36 ms). But messages of one kind look alike: so the
-first message of a given length is walked, the places of the wanted numbers become one precompiled ``struct``, and
-further messages of that length are unpacked with it in one go. Every message is checked for the headers that the
-layout rests on; one that differs is walked. There is one layout per length, because rates above 34 Gbit/s bring
-an attribute more each.
+receiving them does (8,188 classes: a floor of 12 ms, a walk of 36 ms). Two things spare it:
+
+- Most of a dump is what it was at the last one. A datagram that is the same byte for byte holds the same classes, and
+  within one that is not, so does a message that is the same behind its header.
+- Messages of one kind look alike. The first message of a given length is walked, the places of the wanted numbers
+  become one precompiled ``struct``, and further messages of that length are unpacked with it. Every message is checked
+  for the headers that the layout rests on; one that differs is walked. There is one layout per length, because rates
+  above 34 Gbit/s bring an attribute more each.
 """
 
 import errno
 import struct
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
+
+from msgspec import Struct
 
 from slicebw.core.errors import KernelError
 from slicebw.core.tree import PARENTS, TOP, ObservedClass, RootQdisc
@@ -40,11 +44,11 @@ _BACKLOG_IN_QUEUE: Final = 4
 """Offsets in struct tc_htb_opt and struct gnet_stats_queue."""
 
 _INNER_MINORS: Final = frozenset({TOP, *PARENTS.values()})
+"""Their quantum is said to be 0: the kernel never uses it (see codec)."""
 _DUMP_ATTEMPTS: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(Struct, frozen=True):
     """A device's root qdisc. ``handle`` 0 means that the kernel put it there by itself."""
 
     kind: str
@@ -84,7 +88,7 @@ def may_be_ours(root: Root) -> bool:
     return root.kind == "htb" and root.handle == ROOT_HANDLE and root.default_minor == codec.DEFAULT_MINOR
 
 
-def owner(root: Root, classes: dict[int, ObservedClass]) -> RootQdisc:
+def owner(root: Root, classes: Mapping[int, ObservedClass]) -> RootQdisc:
     """Whose the root qdisc is. ``classes`` are those under it where it may be ours.
 
     DEFAULT: its handle is 0. The kernel gives handle 0 to what it attaches by itself (noqueue, pfifo_fast, fq_codel,
@@ -107,8 +111,7 @@ def owner(root: Root, classes: dict[int, ObservedClass]) -> RootQdisc:
     return RootQdisc.OURS if top is not None and top.parent == 0 and inner_fit else RootQdisc.FOREIGN
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
+class _Places(Struct, frozen=True):
     """Where in a class message the values of the wanted attributes are; 0 for one that is not there."""
 
     parms: int
@@ -120,11 +123,10 @@ class _Places:
 
 _KIND_HTB: Final = b"htb\0"
 
-_Known = dict[int, tuple[tuple[int, ...], ObservedClass]]
-"""By minor, what a class's message held last, and what was made of it.
+_Known = dict[int, tuple[bytes, ObservedClass]]
+"""By handle, what a class's message held behind the handle, and what was made of it.
 
-Comparing 12 numbers takes a quarter of the time of making an ObservedClass of them; and a class of which nothing has
-changed being the same object is how a pass knows where there is nothing to do.
+That a class of which nothing has changed is the same object is how a pass knows where there is nothing to do.
 """
 
 
@@ -149,23 +151,24 @@ def _find_places(message: memoryview) -> _Places | None:
     return _Places(parms, basic, queue, option.get(codec.TCA_HTB_RATE64, 0), option.get(codec.TCA_HTB_CEIL64, 0))
 
 
+_BEHIND_HANDLE: Final = HEADER.size + 12
+
+
 class _Layout:
     """One shape of class message: what to unpack, and the headers that must be as they were in the first one."""
 
     def __init__(self, message: memoryview, places: _Places) -> None:
         """Raises ValueError where the attributes are in another order than the kernel writes them in."""
         self._wide = bool(places.rate64 or places.ceil64)
-        wide_fields = [(places.rate64 - 4, "IQ"), (places.ceil64 - 4, "IQ")]
         code = "="
         position = 0
         for offset, field in (
-            (0, "Q"),  # length, type and flags in one
-            (HEADER.size + 8, "III"),  # handle, parent, info
+            (HEADER.size + 12, "II"),  # parent, info
             (places.parms - 4, "I"),  # an attribute's header, and then what is wanted of its value
             (places.parms + _RATE_IN_PARMS, "I"),
             (places.parms + _CEIL_IN_PARMS, "I"),
             (places.parms + _QUANTUM_IN_PARMS, "I"),
-            *(wide_fields if self._wide else ()),
+            *(((places.rate64 - 4, "IQ"), (places.ceil64 - 4, "IQ")) if self._wide else ()),
             (places.basic - 4, "IQ"),
             (places.queue - 4, "I"),
             (places.queue + _BACKLOG_IN_QUEUE, "I"),
@@ -177,68 +180,83 @@ class _Layout:
                 raise ValueError(f"attribute at {offset} out of order")
             code += f"{offset - position}x{field}"
             position = offset + struct.calcsize("=" + field)
-        self._struct = struct.Struct(f"{code}{len(message) - position}x")
-        fields = self._struct.unpack_from(message)
-        headers = (0, 4, 8, 10, 12, 14) if self._wide else (0, 4, 8, 10)
-        self._headers = tuple(fields[index] for index in headers)
+        self._numbers = struct.Struct(code)
+        fields = self._numbers.unpack_from(message)
+        self._headers = tuple(fields[index] for index in ((2, 6, 8, 10, 12) if self._wide else (2, 6, 8)))
+        # Length, type and flags in one; the sequence number, the port and the device make no difference; the handle.
+        self._message = struct.Struct(f"=Q16xI{len(message) - _BEHIND_HANDLE}s")
+        (self._head, _, _) = self._message.unpack_from(message)
 
     def unpack(self, messages: memoryview, classes: dict[int, ObservedClass], known: _Known) -> int:
         """Unpack messages as long as they have this shape; how many they were."""
-        whole = messages[: len(messages) // self._struct.size * self._struct.size]
-        return self._unpack_wide(whole, classes, known) if self._wide else self._unpack_narrow(whole, classes, known)
-
-    def _unpack_narrow(self, messages: memoryview, classes: dict[int, ObservedClass], known: _Known) -> int:
-        head, parms, basic, queue = self._headers
+        size = self._message.size
+        decode = self._wide_class if self._wide else self._narrow_class
         count = 0
-        for fields in self._struct.iter_unpack(messages):
-            minor = fields[1] - ROOT_HANDLE
-            last = known.get(minor)
-            if last is not None and last[0] == fields:
-                classes[minor] = last[1]
-                count += 1
-                continue
-            head_, _, parent, info, parms_, rate, ceil, quantum, basic_, sent, queue_, backlog = fields
-            if head_ != head or parms_ != parms or basic_ != basic or queue_ != queue:
+        for head, handle, rest in self._message.iter_unpack(messages[: len(messages) // size * size]):
+            if head != self._head:
                 break
+            last = known.get(handle)
+            if last is None or last[0] != rest:
+                seen = decode(handle - ROOT_HANDLE, messages, count * size)
+                if seen is None:
+                    break
+                if last is not None and last[1] == seen:
+                    seen = last[1]  # only what does not matter is another: padding, say, that some processors want
+                known[handle] = last = rest, seen
+            classes[handle - ROOT_HANDLE] = last[1]
             count += 1
-            seen = ObservedClass(minor, _parent_minor(parent), rate * 8, ceil * 8, quantum, sent, backlog, info >> 16)
-            classes[minor] = seen
-            known[minor] = fields, seen
         return count
 
-    def _unpack_wide(self, messages: memoryview, classes: dict[int, ObservedClass], known: _Known) -> int:
-        """Like the other, for rates of 2^32 bytes/s and more: the 32-bit fields then say 2^32-1."""
-        count = 0
-        for fields in self._struct.iter_unpack(messages):
-            minor = fields[1] - ROOT_HANDLE
-            last = known.get(minor)
-            if last is not None and last[0] == fields:
-                classes[minor] = last[1]
-                count += 1
-                continue
-            (head, _, parent, info, parms, rate, ceil, quantum, rate64, wide_rate, ceil64, wide_ceil,
-             basic, sent, queue, backlog) = fields  # fmt: skip
-            if (head, parms, rate64, ceil64, basic, queue) != self._headers:
-                break
-            count += 1
-            rate_bps, ceil_bps = (wide_rate or rate) * 8, (wide_ceil or ceil) * 8
-            seen = ObservedClass(minor, _parent_minor(parent), rate_bps, ceil_bps, quantum, sent, backlog, info >> 16)
-            classes[minor] = seen
-            known[minor] = fields, seen
-        return count
+    def _narrow_class(self, minor: int, messages: memoryview, offset: int) -> ObservedClass | None:
+        """What the message there says; None where an attribute is not where it was in the first one."""
+        unpacked = self._numbers.unpack_from(messages, offset)
+        parent, info, parms, rate, ceil, quantum, basic, sent, queue, backlog = unpacked
+        if (parms, basic, queue) != self._headers:
+            return None
+        quantum = 0 if minor in _INNER_MINORS else quantum
+        return ObservedClass(minor, _parent_minor(parent), rate * 8, ceil * 8, quantum, sent, backlog, info >> 16)
+
+    def _wide_class(self, minor: int, messages: memoryview, offset: int) -> ObservedClass | None:
+        """The same where a rate is 2^32 bytes/s or more: the 32-bit field then says 2^32-1."""
+        (parent, info, parms, rate, ceil, quantum, rate64, wide_rate, ceil64, wide_ceil,
+         basic, sent, queue, backlog) = self._numbers.unpack_from(messages, offset)  # fmt: skip
+        if (parms, rate64, ceil64, basic, queue) != self._headers:
+            return None
+        quantum = 0 if minor in _INNER_MINORS else quantum
+        rate_bps, ceil_bps = (wide_rate or rate) * 8, (wide_ceil or ceil) * 8
+        return ObservedClass(minor, _parent_minor(parent), rate_bps, ceil_bps, quantum, sent, backlog, info >> 16)
+
+
+def _parent_minor(parent: int) -> int:
+    """As core says it: no parent (TC_H_ROOT) is 0."""
+    return 0 if parent == TC_H_ROOT else parent & 0xFFFF
+
+
+class _Datagram(Struct, frozen=True):
+    """One datagram of a dump, and what is in it."""
+
+    raw: bytes
+    classes: dict[int, ObservedClass]
+    count: int
+    end: int
 
 
 class ClassDecoder:
-    """Decodes the datagrams of a class dump that was asked for with handle 1: as the parent. Keeps what it learnt."""
+    """Decodes dumps of classes that were asked for with handle 1: as the parent. Keeps what it learnt."""
 
     def __init__(self) -> None:
         self._layouts: dict[int, _Layout] = {}
         self._known: _Known = {}
+        self.datagrams: list[_Datagram] = []
+        """Of the last whole dump, in the order in which they came; and all that was in them."""
+        self.classes: Mapping[int, ObservedClass] = {}
 
-    def forget_others(self, classes: Collection[int]) -> None:
-        """Forget what is known of all classes but these: they are gone."""
+    def keep(self, datagrams: list[_Datagram], classes: Mapping[int, ObservedClass]) -> None:
+        """Keep a whole dump, and forget what is known of classes that are not in it: they are gone."""
+        self.datagrams, self.classes = datagrams, classes
         if len(self._known) > len(classes):
-            self._known = {minor: self._known[minor] for minor in classes if minor in self._known}
+            handles = (ROOT_HANDLE + minor for minor in classes)
+            self._known = {handle: self._known[handle] for handle in handles if handle in self._known}
 
     def decode(self, datagram: memoryview, classes: dict[int, ObservedClass]) -> tuple[int, int]:
         """Add the htb classes in a datagram to ``classes``.
@@ -279,11 +297,6 @@ class ClassDecoder:
         return 1
 
 
-def _parent_minor(parent: int) -> int:
-    """As core says it: no parent (TC_H_ROOT) is 0."""
-    return 0 if parent == TC_H_ROOT else parent & 0xFFFF
-
-
 def _unpack_by_places(message: memoryview, places: _Places) -> ObservedClass:
     def number(offset: int, code: str = "=I") -> int:
         return int(struct.unpack_from(code, message, offset)[0])
@@ -291,22 +304,24 @@ def _unpack_by_places(message: memoryview, places: _Places) -> ObservedClass:
     handle, parent, info = struct.unpack_from("=III", message, HEADER.size + 8)
     rate = number(places.rate64, "=Q") if places.rate64 else number(places.parms + _RATE_IN_PARMS)
     ceil = number(places.ceil64, "=Q") if places.ceil64 else number(places.parms + _CEIL_IN_PARMS)
+    minor = handle - ROOT_HANDLE
     return ObservedClass(
-        handle - ROOT_HANDLE,
+        minor,
         _parent_minor(parent),
         rate * 8,
         ceil * 8,
-        number(places.parms + _QUANTUM_IN_PARMS),
+        0 if minor in _INNER_MINORS else number(places.parms + _QUANTUM_IN_PARMS),
         number(places.basic, "=Q"),
         number(places.queue + _BACKLOG_IN_QUEUE),
         info >> 16,
     )
 
 
-def read_classes(netlink: NetlinkSocket, ifindex: int, decoder: ClassDecoder) -> dict[int, ObservedClass]:
+def read_classes(netlink: NetlinkSocket, ifindex: int, decoder: ClassDecoder) -> Mapping[int, ObservedClass]:
     """All classes under handle 1: of a device, by minor. Raises KernelError.
 
-    A class that shows exactly what it showed at the last dump by this decoder is the same object.
+    A class that shows exactly what it showed at the last dump by this decoder is the same object; where all do, and
+    none came or went, the mapping is.
 
     The kernel lists classes bucket by bucket over several system calls, without a lock over the whole and without
     NLM_F_DUMP_INTR for classes. A class listed twice gives a change away and makes us list again; one left out
@@ -318,11 +333,9 @@ def read_classes(netlink: NetlinkSocket, ifindex: int, decoder: ClassDecoder) ->
         try:
             netlink.dump_into(codec.RTM_GETTCLASS, request, "listing classes", dump.take)
         except TornDumpError:
-            netlink.reopen()
             continue
-        if len(dump.classes) == dump.count:
-            decoder.forget_others(dump.classes)
-            return _tidied(dump.classes)
+        if dump.is_whole():
+            return decoder.classes
     raise KernelError(f"the list of classes kept changing while it was read ({_DUMP_ATTEMPTS} attempts)")
 
 
@@ -330,18 +343,31 @@ class _ClassDump:
     """One dump under way."""
 
     def __init__(self, decoder: ClassDecoder) -> None:
-        self.classes: dict[int, ObservedClass] = {}
-        self.count = 0
         self._decoder = decoder
+        self._before = iter(decoder.datagrams)
+        self._datagrams: list[_Datagram] = []
+        self._all_same = True
 
     def take(self, datagram: memoryview) -> int:
-        count, position = self._decoder.decode(datagram, self.classes)
-        self.count += count
-        return position
+        """Consume one datagram, as :meth:`NetlinkSocket.dump_into` wants it."""
+        raw = bytes(datagram)
+        found = next(self._before, None)
+        if found is None or found.raw != raw:
+            self._all_same = False
+            classes: dict[int, ObservedClass] = {}
+            count, end = self._decoder.decode(datagram, classes)
+            found = _Datagram(raw, classes, count, end)
+        self._datagrams.append(found)
+        return found.end
 
-
-def _tidied(classes: dict[int, ObservedClass]) -> dict[int, ObservedClass]:
-    """As core says it: inner classes have quantum 0 (theirs is never used, see codec)."""
-    for minor in _INNER_MINORS & classes.keys():
-        classes[minor].quantum_bytes = 0
-    return classes
+    def is_whole(self) -> bool:
+        """At the end: whether none was listed twice; if so, all is left with the decoder."""
+        if self._all_same:  # as many, too: the last one says that it is
+            return True
+        classes: dict[int, ObservedClass] = {}
+        for datagram in self._datagrams:
+            classes |= datagram.classes
+        if len(classes) != sum(datagram.count for datagram in self._datagrams):
+            return False
+        self._decoder.keep(self._datagrams, classes)
+        return True

@@ -10,8 +10,9 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, NoReturn
+
+from msgspec import Struct
 
 from slicebw.core.errors import KernelError
 
@@ -52,6 +53,9 @@ _BUFFER_BYTES: Final = 8 << 20
 _RECEIVE_BYTES: Final = 1 << 16
 CHUNK_BYTES: Final = 1 << 15
 """A batch is sent in chunks of at most this many bytes, so that the answers fit in an unprivileged receive buffer."""
+_DUMP_SEQUENCE: Final = 1
+"""Of every dump: so one that shows nothing new is, byte for byte, the one before it. Commands count on from 2."""
+_LAST_SEQUENCE: Final = 0xFFFFFFFF
 _ANSWER_TIMEOUT_S: Final = 30.0
 
 
@@ -59,8 +63,7 @@ class TornDumpError(Exception):
     """What is being listed changed while it was listed: list it again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True, gc=False):
     """One request: its type, its flags beside NLM_F_REQUEST, and what follows the netlink header."""
 
     type: int
@@ -68,8 +71,7 @@ class Message:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why the kernel refused a message: the errno, and the kernel's own words where it has any."""
 
     errno: int
@@ -108,6 +110,20 @@ def text(value: bytes | memoryview) -> str:
     return bytes(value).split(b"\0", 1)[0].decode(errors="replace")
 
 
+def _set_up(opened: socket.socket, groups: Sequence[int]) -> None:
+    opened.settimeout(_ANSWER_TIMEOUT_S)
+    for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, forced, _BUFFER_BYTES)
+        except PermissionError:  # not in the initial user namespace: as much as the sysctl allows
+            opened.setsockopt(socket.SOL_SOCKET, plain, _BUFFER_BYTES)
+    for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
+        opened.setsockopt(_SOL_NETLINK, option, 1)
+    opened.bind((0, 0))
+    for group in groups:
+        opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+
+
 class NetlinkSocket:
     """One netlink socket in the calling thread's network namespace. Not for use by two threads at once."""
 
@@ -115,35 +131,19 @@ class NetlinkSocket:
         """Open, and join multicast groups by number. Raises KernelError."""
         self._protocol = protocol
         self._groups = tuple(groups)
-        self._sequence = 0
+        self._sequence = _DUMP_SEQUENCE
+        self._half_read = False
         self._open()
 
     def _open(self) -> None:
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._protocol)
-            self._set_up(self._groups)
+            opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._protocol)
+            _set_up(opened, self._groups)
         except OSError as error:
             raise KernelError(f"cannot open a netlink socket: {error.strerror}") from error
-        self.port: int = self._socket.getsockname()[0]
+        self._socket = opened
+        self.port: int = opened.getsockname()[0]
         """The socket's netlink address; notifications carry that of the socket that caused them."""
-
-    def reopen(self) -> None:
-        """Begin anew after an exception in the middle of a dump. The port changes. Raises KernelError."""
-        self._socket.close()
-        self._open()
-
-    def _set_up(self, groups: Sequence[int]) -> None:
-        self._socket.settimeout(_ANSWER_TIMEOUT_S)
-        for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-            try:
-                self._socket.setsockopt(socket.SOL_SOCKET, forced, _BUFFER_BYTES)
-            except PermissionError:  # not in the initial user namespace: as much as the sysctl allows
-                self._socket.setsockopt(socket.SOL_SOCKET, plain, _BUFFER_BYTES)
-        for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
-            self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        self._socket.bind((0, 0))
-        for group in groups:
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
     def fileno(self) -> int:
         """The file descriptor, for select()."""
@@ -157,20 +157,28 @@ class NetlinkSocket:
         """One datagram as it comes. Raises OSError; ENOBUFS means that some were lost."""
         return self._socket.recv(_RECEIVE_BYTES)
 
-    def _send(self, kind: int, flags: int, payload: bytes) -> int:
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        header = HEADER.pack(HEADER.size + len(payload), kind, flags | NLM_F_REQUEST, self._sequence, 0)
+    def _send(self, kind: int, flags: int, payload: bytes, sequence: int) -> None:
+        header = HEADER.pack(HEADER.size + len(payload), kind, flags | NLM_F_REQUEST, sequence, 0)
         self._socket.send(header + payload)
-        return self._sequence
+
+    def _number(self, messages: int) -> int:
+        """The first of this many sequence numbers in a row that were not used lately, and are no dump's."""
+        if self._sequence + messages > _LAST_SEQUENCE:
+            self._sequence = _DUMP_SEQUENCE
+        first = self._sequence + 1
+        self._sequence += messages
+        return first
 
     def get(self, kind: int, payload: bytes, what: str, flags: int = 0) -> memoryview | None:
         """Ask for one object: its payload, or None where the kernel has it and keeps it to itself (a noop qdisc).
 
         ``what`` names the request in errors. Raises RefusedError, KernelError.
         """
+        self._renew()
         found = None
         try:
-            sequence = self._send(kind, flags | NLM_F_ACK, payload)
+            sequence = self._number(1)
+            self._send(kind, flags | NLM_F_ACK, payload, sequence)
             while True:
                 datagram = self.receive()
                 length, answer, _, answered, _ = HEADER.unpack_from(datagram)
@@ -197,20 +205,35 @@ class NetlinkSocket:
         ``consume`` returns the offset of the first message that is not an object (type below
         :data:`FIRST_OBJECT_TYPE`), or the datagram's length. The view is good for the call only. ``consume`` must
         look for NLM_F_DUMP_INTR itself. Raises TornDumpError where the kernel lost some (ENOBUFS) or says the dump
-        was interrupted, KernelError otherwise; after an exception the socket is half read: :meth:`reopen` it.
+        was interrupted, KernelError otherwise. After any exception the next request is by a new socket, with another
+        port: all dumps bear one number, so what the kernel still has to say of this one would be taken for the next.
         """
-        buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        self._renew()
         try:
-            sequence = self._send(kind, NLM_F_DUMP, payload)
-            while True:
-                datagram = buffer[: self._socket.recv_into(buffer)]
-                _, _, _, answered, _ = HEADER.unpack_from(datagram)
-                if answered == sequence and _closes_dump(datagram, consume(datagram), what):
-                    return
-        except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                raise TornDumpError from error
-            _give_up(what, error)
+            self._dump_into(kind, payload, what, consume)
+        except BaseException as error:
+            self._half_read = True
+            if isinstance(error, OSError):
+                if error.errno == errno.ENOBUFS:
+                    raise TornDumpError from error
+                _give_up(what, error)
+            raise
+
+    def _dump_into(self, kind: int, payload: bytes, what: str, consume: Callable[[memoryview], int]) -> None:
+        buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        self._send(kind, NLM_F_DUMP, payload, _DUMP_SEQUENCE)
+        while True:
+            datagram = buffer[: self._socket.recv_into(buffer)]
+            _, _, _, answered, _ = HEADER.unpack_from(datagram)
+            if answered == _DUMP_SEQUENCE and _closes_dump(datagram, consume(datagram), what):
+                return
+
+    def _renew(self) -> None:
+        if self._half_read:
+            old = self._socket
+            self._open()
+            self._half_read = False
+            old.close()
 
     def batch(self, groups: Sequence[Sequence[Message]], what: str) -> list[dict[int, Refusal]]:
         """Carry out groups of messages in order; per group, which of its messages were refused, and why.
@@ -219,51 +242,54 @@ class NetlinkSocket:
         caller is killed meanwhile. Within a chunk nothing is acknowledged but refusals; a NOOP that asks for an
         acknowledgement closes it. Raises KernelError where the socket itself fails.
         """
+        self._renew()
         refusals: list[dict[int, Refusal]] = [{} for _ in groups]
         first = 0
-        while first < len(groups):
-            last = first
-            size = 0
-            while last < len(groups) and (size < CHUNK_BYTES or last == first):
-                size += sum(HEADER.size + len(message.payload) for message in groups[last])
-                last += 1
-            self._chunk(groups, first, last, refusals, what)
-            first = last
+        parts: list[Message] = []
+        size = 0
+        for last, group in enumerate(groups, 1):
+            parts += group
+            for message in group:
+                size += HEADER.size + len(message.payload)
+            if size >= CHUNK_BYTES or (parts and last == len(groups)):
+                for number, refusal in self._chunk(parts, what):
+                    owner, index = _owner(groups, first, number)
+                    refusals[owner][index] = refusal
+                first, parts, size = last, [], 0
         return refusals
 
-    def _chunk(
-        self,
-        groups: Sequence[Sequence[Message]],
-        first: int,
-        last: int,
-        refusals: list[dict[int, Refusal]],
-        what: str,
-    ) -> None:
-        parts = []
-        owners: dict[int, tuple[int, int]] = {}
-        for group in range(first, last):
-            for index, message in enumerate(groups[group]):
-                self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-                owners[self._sequence] = (group, index)
-                length = HEADER.size + len(message.payload)
-                parts.append(HEADER.pack(length, message.type, message.flags | NLM_F_REQUEST, self._sequence, 0))
-                parts.append(message.payload)
-        self._sequence = barrier = (self._sequence + 1) & 0xFFFFFFFF
-        parts.append(HEADER.pack(HEADER.size, _NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, barrier, 0))
+    def _chunk(self, messages: Sequence[Message], what: str) -> list[tuple[int, Refusal]]:
+        """One system call; the refused messages by their place in it."""
+        first = sequence = self._number(len(messages) + 1)
+        parts: list[bytes] = []
+        for message in messages:
+            length = HEADER.size + len(message.payload)
+            parts.append(HEADER.pack(length, message.type, message.flags | NLM_F_REQUEST, sequence, 0))
+            parts.append(message.payload)
+            sequence += 1
+        parts.append(HEADER.pack(HEADER.size, _NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, sequence, 0))
+        refused: list[tuple[int, Refusal]] = []
         try:
             self._socket.send(b"".join(parts))
             while True:
                 datagram = self.receive()
                 _, answer, _, answered, _ = HEADER.unpack_from(datagram)
-                if answered == barrier:
-                    return
-                if answer == _NLMSG_ERROR and answered in owners:
-                    group, index = owners[answered]
+                if answered == sequence:
+                    return refused
+                if answer == _NLMSG_ERROR and first <= answered < sequence:
                     refusal = _refusal(datagram, 0)
                     if refusal is not None:
-                        refusals[group][index] = refusal
+                        refused.append((answered - first, refusal))
         except OSError as error:
             _give_up(what, error)
+
+
+def _owner(groups: Sequence[Sequence[Message]], first: int, number: int) -> tuple[int, int]:
+    """The group, counted from the ``first`` on, that the number-th message is in, and its place there."""
+    while number >= len(groups[first]):
+        number -= len(groups[first])
+        first += 1
+    return first, number
 
 
 def _give_up(what: str, error: OSError) -> NoReturn:
