@@ -67,6 +67,10 @@ class _Known:
     written_s: float
     changed_s: float
     not_before_s: float = float("-inf")
+    ready: SliceStatus | None = None
+    """A status that waits for the budget: while nothing about the slice changes it is not rolled up again."""
+    is_transition: bool = False
+    """Whether the one that waits is."""
     told_generation: int = 0
 
 
@@ -186,7 +190,7 @@ class StatusLoop:
             return
         if known.status != record.status:
             known.status, known.written_s = record.status, now
-        known.version, known.generation = record.version, record.spec.generation
+        known.version, known.generation, known.ready = record.version, record.spec.generation, None
         known.changed_s, known.not_before_s = now, float("-inf")
 
     def _look(self, namespace: str) -> bool:
@@ -196,7 +200,7 @@ class StatusLoop:
         for record in self._feed.slices_in(namespace):
             known = self._known.get(record.spec.key)
             if known is not None:
-                known.not_before_s = float("-inf")
+                known.not_before_s, known.ready = float("-inf"), None
                 self._dirty.add(record.spec.key)
         return True
 
@@ -210,22 +214,31 @@ class StatusLoop:
                 due.wait_s = min(due.wait_s, max(0.0, earliest_s - now))
                 continue
             self._tell(record, known)
-            figures_s = known.written_s + self._status_interval_s
-            status, settled = self._roll_up(record, known, figures_due=now >= figures_s)
-            if status == record.status:
-                if settled:
-                    self._dirty.discard(key)
-                else:
-                    known.not_before_s = now + TRANSITION_INTERVAL_S
-                    due.wait_s = min(due.wait_s, TRANSITION_INTERVAL_S)
-            elif is_transition(record.status, status):
-                due.transitions[key] = status, record.version
-            elif now >= figures_s:
-                due.figures[key] = status, record.version
-            else:
-                known.not_before_s = figures_s
-                due.wait_s = min(due.wait_s, figures_s - now)
+            status = known.ready if record.version == known.version else None
+            if status is None:
+                status, wait_s = self._decide(record, known, now)
+                due.wait_s = min(due.wait_s, wait_s)
+            if status is not None:
+                chosen = due.transitions if known.is_transition else due.figures
+                chosen[key] = status, record.version
         return due
+
+    def _decide(self, record: SliceRecord, known: _Known, now: float) -> tuple[SliceStatus | None, float]:
+        """Roll a slice up: its status if it is to be written now, else in how many seconds to look again."""
+        figures_s = known.written_s + self._status_interval_s
+        status, settled = self._roll_up(record, known, figures_due=now >= figures_s)
+        if status == record.status:
+            if settled:
+                self._dirty.discard(record.spec.key)
+                return None, LONGEST_PAUSE_S
+            known.not_before_s = now + TRANSITION_INTERVAL_S
+            return None, TRANSITION_INTERVAL_S
+        known.is_transition = is_transition(record.status, status)
+        if known.is_transition or now >= figures_s:
+            known.ready = status if settled else None
+            return status, LONGEST_PAUSE_S
+        known.not_before_s = figures_s
+        return None, figures_s - now
 
     def _roll_up(self, record: SliceRecord, known: _Known, *, figures_due: bool) -> tuple[SliceStatus, bool]:
         """The status as it should be, and whether that is all: else where the pods run has still to be looked up.
@@ -271,7 +284,7 @@ class StatusLoop:
         failures = self._writer.write(statuses)
         now = self._clock()
         for key, (status, _) in statuses.items():
-            self._known[key].written_s = now
+            self._known[key].written_s, self._known[key].ready = now, None
             if key in failures:
                 log.debug("status not written slice=%s reason=%s", key, failures[key])
             else:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.slice_bandwidth import SliceStatus
@@ -53,6 +54,7 @@ class World(ClusterFeed, ClusterWriter):
     forbidden: str = ""
     pods_on: dict[str, int] = field(default_factory=dict)
     looks: int = 0
+    rolled_up: set[SliceKey] = field(default_factory=set)
     told: list[str] = field(default_factory=list)
     after_look: Callable[[], None] | None = None
     is_synced: bool = True
@@ -110,6 +112,7 @@ class World(ClusterFeed, ClusterWriter):
         return len(self.all_usages)
 
     def usages_of(self, key: SliceKey) -> Sequence[Usage]:
+        self.rolled_up.add(key)
         return [usage for usage in self.all_usages.values() if usage.usage.report.key == key]
 
     def usages(self) -> Iterable[Usage]:
@@ -277,6 +280,94 @@ def test_over_all_slices_the_budget_holds_and_transitions_go_first(world: World,
     before = len(world.writes)
     clocked.after(1.0)
     assert world.writes[before] == SliceKey(NAMESPACE, "slice-099")
+
+
+def test_what_waits_for_the_budget_is_rolled_up_again_only_if_something_about_it_changes(
+    world: World, clocked: Clocked
+) -> None:
+    """Thousands of slices can wait: to roll all of them up at every step would take all of the controller's time."""
+    names = [f"slice-{number:03}" for number in range(100)]
+    for name in names:
+        world.apply(name)
+        world.report("n1", usage_report(NAMESPACE, name))
+    for seconds in (0.0, *[1.0] * 30):
+        clocked.after(seconds)
+    assert len(world.writes) == 100
+    for name in names:
+        world.report("n1", usage_report(NAMESPACE, name, standard=class_usage(GB)))
+    clocked.after(20.0)
+    assert len(world.writes) == 100 + BURST
+    waiting = set(world.slices) - set(world.writes[100:])
+    clocked.after(0.05)  # what was written shows
+    world.rolled_up.clear()
+    clocked.after(0.05)
+    assert not world.rolled_up & waiting
+    changed = max(waiting)
+    world.report("n1", usage_report(NAMESPACE, changed.name, standard=class_usage(2 * GB)))
+    clocked.after(0.05)
+    assert world.rolled_up & waiting == {changed}
+    for _ in range(30):
+        clocked.after(1.0)
+    assert {status.standard.used_bytes for key in waiting - {changed} for status in [world.status(key)]} == {GB}
+    assert world.status(changed).standard.used_bytes == 2 * GB
+    world.report("n1", usage_report(NAMESPACE, changed.name, standard=class_usage(9 * GB, capped=True)))
+    clocked.after(1.0)
+    assert world.status(changed).capped_nodes == 1
+
+
+def test_a_status_that_waits_is_not_written_over_an_object_that_has_changed_since(
+    world: World, clocked: Clocked
+) -> None:
+    names = [f"slice-{number:03}" for number in range(60)]
+    for name in names:
+        world.apply(name)
+        world.report("n1", usage_report(NAMESPACE, name))
+    elsewhere = replace(world.slices[SliceKey(NAMESPACE, names[0])].spec, key=SliceKey("elsewhere", "slice"))
+    world.put(elsewhere.key, elsewhere, SliceStatus())
+    for seconds in (0.0, *[1.0] * 20):
+        clocked.after(seconds)
+    for name in names:
+        world.report("n1", usage_report(NAMESPACE, name, standard=class_usage(GB)))
+    before = len(world.writes)
+    clocked.after(20.0)
+    changed = min(set(world.slices) - set(world.writes[before:]) - {elsewhere.key})
+    before = len(world.writes)
+
+    def late() -> None:
+        """While other pods are looked up, which can take a while, somebody changes the slice."""
+        world.after_look = None
+        world.apply(changed.name, generation=2)
+        world.report("n1", usage_report(NAMESPACE, changed.name, generation=2, standard=class_usage(2 * GB)))
+
+    world.after_look = late
+    world.put(elsewhere.key, replace(elsewhere, generation=2), world.status(elsewhere.key))
+    for _ in range(20):
+        clocked.after(1.0)
+    assert world.after_look is None
+    assert world.writes[before:].count(changed) == 1
+    assert world.status(changed).observed_generation == 2
+    assert world.status(changed).standard.used_bytes == 2 * GB
+
+
+def test_a_status_without_the_look_that_it_needs_is_rolled_up_again_while_it_waits(
+    world: World, clocked: Clocked
+) -> None:
+    world.apply()
+    world.pods_on = {"n1": int(BURST_PODS)}
+    clocked.after(0.0)
+    world.pods_on = {"n1": 1}
+    spec = world.slices[CODEEN].spec
+    for number in range(BURST + 10):
+        key = SliceKey(f"tenant-{number:02}", "slice")
+        world.put(key, replace(spec, key=key, selector=Selector()), SliceStatus())
+    clocked.after(0.0)
+    written = set(world.writes)
+    waiting = set(world.slices) - written
+    assert waiting, "the budget for looks is spent, and that for writes"
+    for _ in range(20):
+        clocked.after(1.0)
+    assert all(world.writes.count(key) == 1 for key in waiting)
+    assert {enforced(world, key) for key in waiting} == {("False", "NodesSilent")}
 
 
 def test_a_write_that_fails_is_made_later(world: World, clocked: Clocked) -> None:

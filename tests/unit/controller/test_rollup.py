@@ -1,10 +1,10 @@
 """What the nodes report becomes one status, in words a person can act on."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.conditions import Condition
