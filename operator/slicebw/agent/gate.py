@@ -1,8 +1,10 @@
 """Which reports are due: a report goes out when it says something new enough, not at every pass."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from slicebw.core.model import SliceKey, TrafficClass
 from slicebw.core.reports import NodeReport, UsageReport
@@ -34,24 +36,32 @@ class Gate:
     def __init__(self, interval_ns: int) -> None:
         self.interval_ns = interval_ns
         self._sent: dict[SliceKey, _Sent] = {}
+        self._looked_at: tuple[UsageReport, ...] = ()
+        self._quiet_until_ns = 0
+        """Until then nothing of what was looked at last is due."""
         self._node: tuple[NodeReport, int] | None = None
 
     def due(self, usages: Collection[UsageReport], now_ns: int) -> tuple[list[UsageReport], list[SliceKey]]:
         """Reports to send now, and the slices whose report is over. ``now_ns`` is any clock that never jumps."""
+        usages = tuple(usages)
+        if usages == self._looked_at and now_ns < self._quiet_until_ns:
+            return [], []  # nothing has moved anywhere: to compare 4,000 objects with themselves takes no time
         due: list[UsageReport] = []
-        count = 0
+        due_from: list[int] = []
         for report in usages:
-            count += 1
             last = self._sent.get(report.key)
-            if last is not None and last.report is report and now_ns - last.at_ns < SILENCE_NS:
-                continue  # nothing has moved: what most of 4,000 slices come to
-            occasion = _occasion(report)
-            if last is None or self._is_due(last, report, occasion, now_ns):
+            due_ns = now_ns if last is None else self._due_ns(last, report)
+            if last is None or now_ns >= due_ns:
                 due.append(report)
-                self._sent[report.key] = _Sent(report, occasion, now_ns)
-            elif last.report == report:
-                self._sent[report.key] = _Sent(report, occasion, last.at_ns)  # known again by being the same object
-        return due, self._over(usages) if len(self._sent) > count else []
+                self._sent[report.key] = _Sent(report, _occasion(report), now_ns)
+                due_ns = now_ns + IDLE_NS
+            elif last.report is not report and last.report == report:
+                self._sent[report.key] = _Sent(
+                    report, last.occasion, last.at_ns
+                )  # known again by being the same object
+            due_from.append(due_ns)
+        self._looked_at, self._quiet_until_ns = usages, min(due_from, default=now_ns)
+        return due, self._over(usages) if len(self._sent) > len(usages) else []
 
     def _over(self, usages: Collection[UsageReport]) -> list[SliceKey]:
         """Forget the slices that nothing is reported of any more; which they were."""
@@ -71,13 +81,15 @@ class Gate:
         self._node = (report, now_ns)
         return True
 
-    def _is_due(self, last: _Sent, report: UsageReport, occasion: tuple[object, ...], now_ns: int) -> bool:
-        if last.occasion != occasion:
-            return True
-        quiet_ns = now_ns - last.at_ns
-        if quiet_ns >= self.interval_ns and _moved(last.report, report):
-            return True
-        return quiet_ns >= (IDLE_NS if report == last.report else SILENCE_NS)
+    def _due_ns(self, last: _Sent, report: UsageReport) -> int:
+        """When a report is due, if nothing is reported of the slice before: now, where that has passed."""
+        if report is last.report:
+            return last.at_ns + IDLE_NS  # what most of 4,000 slices come to
+        if last.occasion != _occasion(report):
+            return last.at_ns
+        if report == last.report:
+            return last.at_ns + IDLE_NS
+        return last.at_ns + (min(self.interval_ns, SILENCE_NS) if _moved(last.report, report) else SILENCE_NS)
 
 
 def _occasion(report: UsageReport) -> tuple[object, ...]:

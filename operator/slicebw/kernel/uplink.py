@@ -20,8 +20,6 @@ _RT_TABLE_MAIN: Final = 254
 _RTN_UNICAST: Final = 1
 _RTNH_F_DEAD: Final = 1
 _RTEXT_FILTER_SKIP_STATS: Final = 8
-_IFF_UP: Final = 0x1
-_IFF_LOWER_UP: Final = 0x10000
 _NO_SUCH_DEVICE: Final = frozenset({errno.ENODEV, errno.EINVAL, errno.ERANGE})
 """How the kernel says that there is no device of a name, or can be none."""
 _MADE_UP_SPEED_KINDS: Final = frozenset({"tun"})
@@ -30,11 +28,10 @@ _MADE_UP_SPEED_KINDS: Final = frozenset({"tun"})
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network device. ``up`` means switched on and with a carrier; ``kind`` is "" for hardware."""
+    """A network device; ``kind`` is "" for hardware."""
 
     name: str
     ifindex: int
-    up: bool
     kind: str = ""
 
 
@@ -44,6 +41,7 @@ class Links:
     def __init__(self) -> None:
         self._route: IPRoute | None = None
         self._ethtool: Ethtool | None = None
+        self._last: Link | None = None
 
     def find(self, device: str | None) -> Link:
         """The device named, or where None the one of the default route (:meth:`default_route_ifindex`).
@@ -51,10 +49,7 @@ class Links:
         Raises UplinkError, in one line that lists the devices there are; KernelError.
         """
         if device is not None:
-            found = self._get(ifname=device)
-            if found is None or found.name != device:
-                raise UplinkError(f"there is no device named {device}; there are {self._names()}")
-            return found
+            return self._named(device)
         ifindex = self.default_route_ifindex()
         found = None if ifindex is None else self._get(index=ifindex)
         if found is None:
@@ -62,6 +57,15 @@ class Links:
                 f"no default route in the main table, IPv4 or IPv6: name the uplink; there are {self._names()}"
             )
         return found
+
+    def _named(self, device: str) -> Link:
+        if self._last is None or self._last.name != device or _name(self._last.ifindex) != device:
+            self._last = None
+            found = self._get(ifname=device)
+            if found is None or found.name != device:
+                raise UplinkError(f"there is no device named {device}; there are {self._names()}")
+            self._last = found
+        return self._last
 
     def all(self) -> list[Link]:
         """Every device of the namespace. Raises KernelError."""
@@ -133,6 +137,14 @@ class Links:
                 yield route.get("priority") or 0, ifindex
 
 
+def _name(ifindex: int) -> str | None:
+    """The name of a device now: a hundredth of what it takes to ask for all that is known of it."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return None
+
+
 def _next_hop(route: Any) -> int | None:
     """The device of a route's (first living) next hop."""
     hops = route.get("multipath") or ()
@@ -142,5 +154,4 @@ def _next_hop(route: Any) -> int | None:
 
 
 def _link(message: Any) -> Link:
-    up = message["flags"] & (_IFF_UP | _IFF_LOWER_UP) == _IFF_UP | _IFF_LOWER_UP
-    return Link(message.get("ifname"), message["index"], up, message.get(("linkinfo", "kind")) or "")
+    return Link(message.get("ifname"), message["index"], message.get(("linkinfo", "kind")) or "")

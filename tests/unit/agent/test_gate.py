@@ -1,4 +1,4 @@
-from dataclasses import replace
+from msgspec.structs import replace
 
 from slicebw.agent.gate import NS, Gate
 from slicebw.core.model import Mode, SliceKey
@@ -60,6 +60,24 @@ def test_whatever_somebody_waits_for_goes_at_once() -> None:
         is_due(gate, REPORT, 0)
         assert is_due(gate, occasion, 1)
         assert not is_due(gate, occasion, 2)
+
+
+def test_what_is_due_later_is_due_then_though_nothing_moves_meanwhile() -> None:
+    """Between two looks at the very same reports nothing is looked at again before the first of them is due."""
+    other = replace(REPORT, key=SliceKey("ns", "other"))
+    gate = Gate(60 * NS)
+    assert gate.due([REPORT, other], 0) == ([REPORT, other], [])
+    moved, crept = used(10), used(1, other)
+    for seconds in (1, 59):
+        assert gate.due([moved, crept], seconds * NS) == ([], [])
+    assert gate.due([moved, crept], 60 * NS) == ([moved], [])
+    for seconds in (61, 599):
+        assert gate.due([moved, crept], seconds * NS) == ([], [])
+    assert gate.due([moved, crept], 600 * NS) == ([crept], [])
+    for seconds in (601, 3659):
+        assert gate.due([moved, crept], seconds * NS) == ([], [])
+    assert gate.due([moved, crept], 3660 * NS) == ([moved], [])
+    assert gate.due([moved], 3661 * NS) == ([], [other.key])
 
 
 def test_the_rate_of_a_capped_class_moves_with_every_pass_and_waits() -> None:
