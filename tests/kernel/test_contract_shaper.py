@@ -1,9 +1,10 @@
 """What every Shaper must do: the same tests over the fake and over the kernel."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.agent.ports import Shaper
 from slicebw.core.changes import (

@@ -1,9 +1,10 @@
 """Rates that real traffic gets, and bytes that are counted for it."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.core.changes import (
     ChangeClass,

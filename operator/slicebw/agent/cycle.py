@@ -6,8 +6,9 @@ Start, error and drift are the same path. Nothing here waits for the API.
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from slicebw.agent.counts import Counts
 from slicebw.agent.gate import NS, Gate
@@ -130,6 +131,8 @@ class Cycle:
         if not snapshot.synced:
             node = replace(snapshot.node, mode=snapshot.node.mode or self._ledger.mode)
             return self._last_wishes or replace(snapshot, node=node)
+        if snapshot is self._saved_wishes:
+            return snapshot
         if self._last_wishes is not None:
             snapshot = _with_last_good(snapshot, self._last_wishes)
         if snapshot != self._saved_wishes:

@@ -6,9 +6,10 @@ The object named ``default`` applies to every node, one named after a node overr
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from slicebw.api import conditions, kinds
 from slicebw.api.conditions import Condition

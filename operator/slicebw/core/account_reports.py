@@ -1,8 +1,9 @@
 """What a pass tells the world: one usage per account, and the node's own state."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from slicebw.core.ledger import Ledger, SliceAccount
 from slicebw.core.membership import Membership

@@ -1,7 +1,9 @@
 """Which slices are on the node, under which class id, with which limits."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
 from slicebw.core.membership import Membership, age
@@ -11,8 +13,7 @@ from slicebw.core.reports import EventNote
 from slicebw.core.tree import FIRST_ID, LAST_ID, MAX_SLICES, ObservedClass, class_id_of, leaf
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(Struct, frozen=True):
     """The accounts with newcomers in them, and the events owed about those that could not come in as asked."""
 
     accounts: Mapping[SliceKey, SliceAccount]

@@ -1,7 +1,8 @@
 """A whole ledger brought up to date: clock steps, one reading of every counter, and the ends of periods."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from slicebw.core.clock import NS, step_s
 from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount

@@ -4,15 +4,14 @@ Source: PlanetLab's bwmon (``Slice.update``), with its two mistakes mended: the 
 guarantee is limited for both classes.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from slicebw.core.clock import NS
 from slicebw.core.model import ClassLimits, percent_of
 from slicebw.core.tree import kernel_rate
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(Struct, frozen=True, gc=False):
     """The rates that hold for one class on one node, as the kernel can hold them. Unit: bit/s; min <= max."""
 
     min_bps: int

@@ -4,8 +4,9 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import ClassVar, Final
+
+from msgspec import Struct, field
 
 from slicebw.core.model import TrafficClass
 from slicebw.core.tree import DEFAULT_ID, HANDLE_MAJOR, ClassSpec, classid, leaf
@@ -14,8 +15,7 @@ _MOST_SHOWN: Final = 100
 """Of the elements of one table change; 10,000 networks that nft refuses are tried, and logged, every second."""
 
 
-@dataclass(frozen=True, slots=True)
-class CreateRoot:
+class CreateRoot(Struct, frozen=True):
     """Put our HTB qdisc on the device. Only ever planned where the root is the kernel's default."""
 
     destroys: ClassVar[bool] = False
@@ -24,8 +24,7 @@ class CreateRoot:
         return f"qdisc add root handle {HANDLE_MAJOR:x}: htb default {leaf(TrafficClass.STANDARD, DEFAULT_ID):x}"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveRoot:
+class RemoveRoot(Struct, frozen=True):
     """Take the whole tree off the device; the kernel puts its default qdisc back."""
 
     destroys: ClassVar[bool] = True
@@ -34,8 +33,7 @@ class RemoveRoot:
         return "qdisc del root"
 
 
-@dataclass(frozen=True, slots=True)
-class CreateClass:
+class CreateClass(Struct, frozen=True, gc=False):
     """Add a class that is not there, and its leaf qdisc if it is a leaf."""
 
     spec: ClassSpec
@@ -46,8 +44,7 @@ class CreateClass:
         return f"class add {self.spec}"
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeClass:
+class ChangeClass(Struct, frozen=True, gc=False):
     """Change rates or quantum of a class that is there; its counters stay."""
 
     spec: ClassSpec
@@ -58,8 +55,7 @@ class ChangeClass:
         return f"class change {self.spec}"
 
 
-@dataclass(frozen=True, slots=True)
-class ForgiveDebt:
+class ForgiveDebt(Struct, frozen=True):
     """Clear a leaf class's token debt and set its limits, keeping its counters.
 
     HTB keeps a class's token debt, up to 60 s of it, across a change of its ceiling (net/sched/sch_htb.c,
@@ -78,8 +74,7 @@ class ForgiveDebt:
         return f"class forgive {self.spec}"
 
 
-@dataclass(frozen=True, slots=True)
-class SetLeaf:
+class SetLeaf(Struct, frozen=True):
     """Give a leaf class its own leaf qdisc (again)."""
 
     minor: int
@@ -91,8 +86,7 @@ class SetLeaf:
         return f"qdisc replace parent {classid(self.minor)} handle {self.leaf_major:x}:"
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteClass:
+class DeleteClass(Struct, frozen=True):
     """Remove a class that nothing is sent to any more."""
 
     minor: int
@@ -106,16 +100,14 @@ class DeleteClass:
 TreeChange = CreateRoot | RemoveRoot | CreateClass | ChangeClass | ForgiveDebt | SetLeaf | DeleteClass
 
 
-@dataclass(frozen=True, slots=True)
-class FailedChange:
+class FailedChange(Struct, frozen=True):
     """A change the kernel refused, and why."""
 
     change: TreeChange
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(Struct, frozen=True):
     """What the nftables table holds, wanted or observed: address -> slice id, and the exempt destinations.
 
     ``intact`` is false where the table is missing or its rules are not ours as we write them: then it is
@@ -128,8 +120,7 @@ class Classification:
     present: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceTable:
+class ReplaceTable(Struct, frozen=True):
     """Write the whole table in one transaction."""
 
     wanted: Classification
@@ -138,8 +129,7 @@ class ReplaceTable:
         return f"table replace ({len(self.wanted.slices)} addresses, {len(self.wanted.exempt_destinations)} exempt)"
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateTable:
+class UpdateTable(Struct, frozen=True):
     """Element changes, in one transaction. An address that moves is in both ``remove`` and ``add``."""
 
     remove: tuple[str, ...] = ()
@@ -156,8 +146,7 @@ class UpdateTable:
         return "table update " + " ".join([*words[:_MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveTable:
+class RemoveTable(Struct, frozen=True):
     """Delete the table with everything in it."""
 
     def __str__(self) -> str:

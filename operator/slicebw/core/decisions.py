@@ -5,8 +5,9 @@ differs; at 4,094 slices, deciding on all of them costs ten times what the kerne
 """
 
 import operator
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+
+from msgspec import Struct
 
 from slicebw.core.account_reports import usage_report
 from slicebw.core.ledger import Instant, SliceAccount
@@ -20,8 +21,7 @@ from slicebw.core.verdict import SliceVerdict, judge_slice
 from slicebw.core.wanted import frame, leaf_class
 
 
-@dataclass(frozen=True, slots=True)
-class Decisions:
+class Decisions(Struct, frozen=True):
     """On every slice, by key; and the leaves and inner classes that follow, by minor."""
 
     verdicts: Mapping[SliceKey, SliceVerdict]
@@ -34,8 +34,7 @@ class Decisions:
     """On these time alone decides anew (a cap moves with every second), or their marks have just changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Basis:
+class Basis(Struct, frozen=True):
     """What a pass has seen and decided, for the next one to go on from. What is in it is never changed."""
 
     snapshot: Snapshot
@@ -51,10 +50,11 @@ class Basis:
     decisions: Decisions
     open_minors: frozenset[int]
     """Classes for which a change was planned: whether it holds has to be seen."""
+    unwanted: frozenset[int]
+    """Classes that are there and not in the tree that is wanted."""
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The decisions of one pass, and what is new in them."""
 
     decisions: Decisions
@@ -69,7 +69,7 @@ class Outcome:
 
 def decide(
     accounts: Mapping[SliceKey, SliceAccount],
-    touched: Iterable[SliceKey],
+    touched: Collection[SliceKey],
     specs: Mapping[SliceKey, SliceSpec],
     membership: Membership,
     settings: NodeSettings,
@@ -83,6 +83,8 @@ def decide(
     All slices on which time alone decides anew must be among those touched, and where there is no before, all. What is
     known from before of those touched must have been decided under the limits they have now.
     """
+    if before is not None and not touched:
+        return Outcome(before, accounts, [], 0, set())
     verdicts = dict(before.verdicts) if before else {}
     usages = dict(before.usages) if before else {}
     crossings_ns = dict(before.crossings_ns) if before else {}
@@ -189,6 +191,8 @@ def carried(
 
 def moved_minors(before: Mapping[int, ObservedClass], classes: Mapping[int, ObservedClass]) -> set[int]:
     """Classes that came, went, or may show something else: the kernel edge gives what is unchanged as it gave it."""
+    if classes is before:
+        return set()
     moved = {minor for minor, seen in classes.items() if before.get(minor) is not seen}
     return moved | (before.keys() - classes.keys())
 

@@ -4,14 +4,15 @@ A ledger is a value. :mod:`slicebw.core.usage` folds kernel counters into it, :m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from slicebw.core.model import Mode, SliceKey, SliceLimits, TrafficClass
 from slicebw.core.reports import EventNote
 
 
-@dataclass(frozen=True, slots=True)
-class ClassAccount:
+class ClassAccount(Struct, frozen=True, gc=False):
     """One class of one slice. ``total_bytes`` never goes down while the ledger knows the slice."""
 
     used_bytes: int = 0
@@ -24,8 +25,7 @@ class ClassAccount:
     notified_restored: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SliceAccount:
+class SliceAccount(Struct, frozen=True, gc=False):
     """One slice on this node. ``limits`` are its last good ones; ``live`` is false once it has left the node.
 
     ``class_id`` is 0 for one that is only remembered: it has had no class since the ledger was rebuilt.
@@ -59,8 +59,7 @@ class SliceAccount:
         return replace(self, exempt=account)
 
 
-@dataclass(frozen=True, slots=True)
-class Instant:
+class Instant(Struct, frozen=True):
     """One reading of both clocks. ``boot_ns`` counts on through suspend and never jumps (CLOCK_BOOTTIME)."""
 
     wall_ns: int
@@ -73,8 +72,7 @@ class Instant:
         return self.wall_ns // 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
+class Ledger(Struct, frozen=True):
     """All accounts of a node. ``read_at`` is when the last dump folded in was made, ``device`` whose it was."""
 
     slices: Mapping[SliceKey, SliceAccount] = field(default_factory=dict)

@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from slicebw.core.model import Pod, SliceKey, SliceSpec
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(Struct, frozen=True):
     """The outcome: addresses by slice, and what stands in the way of others.
 
     A slice is *present* on the node when at least one of its pods has an address here.

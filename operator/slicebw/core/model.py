@@ -4,9 +4,11 @@ Units are in the names: ``_bps`` is bit/s, ``_bytes`` is bytes, ``_s`` is whole 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 
 class TrafficClass(StrEnum):
@@ -24,8 +26,7 @@ class Mode(StrEnum):
     DISABLED = "Disabled"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SliceKey:
+class SliceKey(Struct, frozen=True, order=True, gc=False):
     """A slice's identity: its SliceBandwidth's namespace and name. It outlives the object's uid on purpose."""
 
     namespace: str
@@ -35,8 +36,7 @@ class SliceKey:
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class ClassLimits:
+class ClassLimits(Struct, frozen=True, gc=False):
     """Limits of one traffic class of one slice. ``max_rate_bps`` None means the node cap (exempt: the line rate)."""
 
     min_rate_bps: int
@@ -46,8 +46,7 @@ class ClassLimits:
     share: int
 
 
-@dataclass(frozen=True, slots=True)
-class SliceLimits:
+class SliceLimits(Struct, frozen=True, gc=False):
     """Everything a SliceBandwidth's spec limits, defaults filled in."""
 
     period_s: int
@@ -94,8 +93,7 @@ class SelectorOperator(StrEnum):
     DOES_NOT_EXIST = "DoesNotExist"
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(Struct, frozen=True):
     """One requirement of a label selector; ``matchLabels`` entries are ``In`` with a single value."""
 
     key: str
@@ -115,8 +113,7 @@ class Requirement:
                 return self.key not in labels
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
+class Selector(Struct, frozen=True):
     """A label selector: all requirements must match; none at all matches every pod."""
 
     requirements: tuple[Requirement, ...] = ()
@@ -126,8 +123,7 @@ class Selector:
         return all(requirement.matches(labels) for requirement in self.requirements)
 
 
-@dataclass(frozen=True, slots=True)
-class SliceSpec:
+class SliceSpec(Struct, frozen=True):
     """A SliceBandwidth as read. ``selector`` or ``limits`` is None where it is invalid; ``errors`` then says why."""
 
     key: SliceKey
@@ -139,14 +135,13 @@ class SliceSpec:
     errors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pod:
+class Pod(Struct, frozen=True):
     """What slicebw needs to know of a pod. ``addresses`` are canonical texts of IPv4 and IPv6 addresses."""
 
     namespace: str
     name: str
     uid: str
-    labels: Mapping[str, str] = field(hash=False)
+    labels: Mapping[str, str]
     addresses: tuple[str, ...]
     host_network: bool
     finished: bool
@@ -165,8 +160,7 @@ def _pick(own: _T | None, other: _T | None) -> _T | None:
     return other if own is None else own
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSpec:
+class NodeSpec(Struct, frozen=True):
     """One NodeBandwidth's spec as read; None is a field not given. ``errors`` names invalid fields, left out.
 
     ``wrong`` are the names of the attributes that are None because what was given is invalid.
@@ -202,8 +196,7 @@ class NodeSpec:
         return replace(self, **kept) if kept else self
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """All that a feed knows at one moment. ``node`` is the node's own spec laid over the default one.
 
     ``synced`` is true once a first complete list of slices, pods and node settings has been seen; nothing

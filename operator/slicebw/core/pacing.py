@@ -1,8 +1,9 @@
 """When the next pass is due: at the earliest moment at which something can have to change, and no later than 10 s."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from slicebw.core.clock import NS
 
@@ -10,8 +11,7 @@ SHORTEST_NS: Final = NS // 5
 LONGEST_NS: Final = 10 * NS
 
 
-@dataclass(frozen=True, slots=True)
-class Runner:
+class Runner(Struct, frozen=True, gc=False):
     """One class that can cross its threshold: how many bytes it has to go, and at most how fast (bit/s)."""
 
     to_go_bytes: int

@@ -1,8 +1,11 @@
 """One pass, whole: (what is wanted, what is observed, the ledger, now) -> (the next ledger, changes, reports)."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from slicebw.core.account_reports import denied_reports, node_report, told_refused, why_unenforced
 from slicebw.core.admission import admit, depart
@@ -24,8 +27,7 @@ OUTBOX_LIMIT: Final = 1000
 """Events kept while the API is away; beyond it the oldest are dropped."""
 
 
-@dataclass(frozen=True, slots=True)
-class PassInput:
+class PassInput(Struct, frozen=True):
     """All that a pass looks at."""
 
     snapshot: Snapshot
@@ -54,15 +56,14 @@ class PassResult:
     """For the next pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Books:
+class _Books(Struct, frozen=True):
     """The first half of a pass: who is on the node, and every counter folded in."""
 
     ledger: Ledger
     accounts: Mapping[SliceKey, SliceAccount]
     specs: Mapping[SliceKey, SliceSpec]
     owed: tuple[EventNote, ...]
-    touched: Iterable[SliceKey]
+    touched: Collection[SliceKey]
     """The slices to decide on."""
     before: Decisions | None = None
     """What was decided on the others."""
@@ -104,7 +105,7 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
         mode=settings.mode,
     )
     tree = outcome.decisions.tree if active else None
-    unwanted = classes.keys() - tree.keys() if tree is not None else set()
+    unwanted = _unwanted(tree, classes, basis)
     suspects = None if books.suspects is None else books.suspects | outcome.minors
     tree_changes = plan_tree(tree, given.tree, *_untargeted(given, before, unwanted), suspects=suspects)
     if last is not None and basis is not None:
@@ -113,7 +114,7 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
         table = _wanted_table(given, settings, membership, outcome.accounts) if active else None
         overcommitted = overcommitment(settings, tree or {})
     verdicts = outcome.decisions.verdicts
-    kept = _kept(given, membership, books, outcome, tree_changes, basis)
+    kept = _kept(given, membership, books, outcome, tree_changes, unwanted, basis)
     return PassResult(
         ledger=ledger,
         settings=settings,
@@ -210,12 +211,24 @@ def _moved_books(given: PassInput, basis: Basis) -> _Books:
     return _Books(counted, counted.slices, basis.specs, (), touched, basis.decisions, suspects)
 
 
+def _unwanted(
+    tree: Mapping[int, ClassSpec] | None, classes: Mapping[int, ObservedClass], basis: Basis | None
+) -> frozenset[int]:
+    """Classes that are there and not in the tree."""
+    if tree is None:
+        return frozenset()
+    if basis is not None and tree is basis.decisions.tree and classes is basis.classes:
+        return basis.unwanted
+    return frozenset(classes.keys() - tree.keys())
+
+
 def _kept(
     given: PassInput,
     membership: Membership,
     books: _Books,
     outcome: Outcome,
     changes: Iterable[TreeChange],
+    unwanted: frozenset[int],
     basis: Basis | None,
 ) -> Basis:
     """What the next pass can go on from."""
@@ -238,6 +251,7 @@ def _kept(
         first_live_end_s=first_live_end_s,
         decisions=outcome.decisions,
         open_minors=open_minors,
+        unwanted=unwanted,
     )
 
 

@@ -91,11 +91,11 @@ def _removable(
     wanted: Mapping[int, ClassSpec], classes: Mapping[int, ObservedClass], quiet: Collection[int]
 ) -> list[int]:
     """Unwanted, quiet classes without children; a parent follows on the pass after its last child has gone."""
-    unwanted = classes.keys() - wanted.keys()
+    unwanted = [minor for minor in quiet if minor in classes and minor not in wanted]
     if not unwanted:
         return []
     parents = {seen.parent for seen in classes.values()}
-    return sorted(minor for minor in unwanted if minor in quiet and minor not in parents)
+    return sorted(minor for minor in unwanted if minor not in parents)
 
 
 def minor_of(change: TreeChange) -> int | None:

@@ -1,7 +1,8 @@
 """A ledger begun anew takes up what this node had reported before: the accounts go on, periods, caps and all."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
 from slicebw.core.model import DEFAULT_LIMITS, TrafficClass

@@ -1,14 +1,14 @@
 """What a node tells the world: usages, events, its own state. Plain values; reporters give them their outer form."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
 
 from slicebw.core.model import Mode, SliceKey, TrafficClass
 
 
-@dataclass(frozen=True, slots=True)
-class ClassUsage:
+class ClassUsage(Struct, frozen=True, gc=False):
     """One class of one slice on one node: ``rate_bps`` is the ceiling in force, ``percent`` is of the budget."""
 
     used_bytes: int
@@ -25,8 +25,7 @@ OLDER_HAS_IT: Final = "it belongs to the older SliceBandwidth "
 """How the reason begins, followed by the winner, where two SliceBandwidths select one pod."""
 
 
-@dataclass(frozen=True, slots=True)
-class PodProblem:
+class PodProblem(Struct, frozen=True, gc=False):
     """A pod that a SliceBandwidth selects and does not get, and why."""
 
     pod: str
@@ -38,8 +37,7 @@ class PodProblem:
         return self.reason.startswith(OLDER_HAS_IT)
 
 
-@dataclass(frozen=True, slots=True)
-class UsageReport:
+class UsageReport(Struct, frozen=True, gc=False):
     """The BandwidthUsage of one slice on this node. ``class_id`` 0: the slice has no class here (any more)."""
 
     key: SliceKey
@@ -74,8 +72,7 @@ class Reason(StrEnum):
     MODE_CHANGED = "ModeChanged"
 
 
-@dataclass(frozen=True, slots=True)
-class EventNote:
+class EventNote(Struct, frozen=True, gc=False):
     """An Event to emit exactly once. ``id`` is the same however often it is sent; ``key`` None: about the node."""
 
     id: str
@@ -87,8 +84,7 @@ class EventNote:
     at_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReport:
+class NodeReport(Struct, frozen=True):
     """The status of this node's NodeBandwidth."""
 
     device: str

@@ -1,9 +1,10 @@
 """What holds for a node once NodeBandwidth, the device and the defaults are put together."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import Final
+
+from msgspec import Struct
 
 from slicebw.core.model import Mode, NodeSpec
 
@@ -13,8 +14,7 @@ DEFAULT_LINE_RATE_BPS: Final = 10_000_000_000
 DEFAULT_MIN_RATE_SHARE_PERCENT: Final = 25
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSettings:
+class NodeSettings(Struct, frozen=True):
     """Complete settings of one node; ``cap_bps`` never exceeds ``line_rate_bps``."""
 
     mode: Mode

@@ -11,9 +11,10 @@ A *minor* is the lower half of a class id: 0x1xxx or 0x2xxx for leaves. Rates ar
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
 
 from slicebw.core.model import TrafficClass
 
@@ -61,8 +62,7 @@ def classid(minor: int) -> str:
     return f"{HANDLE_MAJOR:x}:{minor:x}"
 
 
-@dataclass(frozen=True, slots=True)
-class ClassSpec:
+class ClassSpec(Struct, frozen=True, gc=False):
     """One HTB class as wanted. ``quantum_bytes`` is 0 and ``leaf_major`` 0 for inner classes.
 
     ``leaf_major`` is the handle (major part) of the leaf qdisc: the class's own minor, so that it is known as ours.
@@ -83,13 +83,8 @@ class ClassSpec:
         return f"parent {parent} classid {classid(self.minor)} htb {rates}{quantum}"
 
 
-@dataclass(slots=True)
-class ObservedClass:
-    """One HTB class as the kernel shows it. ``sent_bytes`` is the 64-bit counter of bytes that left the class.
-
-    A value like all others, and yet not frozen: a pass makes 8,000 of them, and frozen ones take five times as
-    long to make, more than half of what the kernel needs to list the classes.
-    """
+class ObservedClass(Struct, frozen=True, gc=False):
+    """One HTB class as the kernel shows it. ``sent_bytes`` is the 64-bit counter of bytes that left the class."""
 
     minor: int
     parent: int
@@ -111,8 +106,7 @@ class RootQdisc(StrEnum):
     """Somebody's classful tree: never touched."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedTree:
+class ObservedTree(Struct, frozen=True):
     """One complete dump of a device. ``line_rate_bps`` is what the device says it can carry, None where it does not."""
 
     device: str

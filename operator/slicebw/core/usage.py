@@ -1,6 +1,6 @@
 """Usage accumulation: kernel counters go in, bytes used this period come out. Nothing lost, nothing counted twice."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from slicebw.core.clock import NS
 from slicebw.core.ledger import ClassAccount, Instant, SliceAccount

@@ -1,6 +1,7 @@
 """The decision on each class of a slice: its ceiling, whether it is capped, and which events that owes."""
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from slicebw.core.cap import Rates, cap_bps, guarantee_limit_bps, is_over, rates
 from slicebw.core.clock import NS
@@ -12,8 +13,7 @@ from slicebw.core.reports import EventNote
 from slicebw.core.settings import NodeSettings
 
 
-@dataclass(frozen=True, slots=True)
-class ClassVerdict:
+class ClassVerdict(Struct, frozen=True, gc=False):
     """What holds for one class now. ``kernel`` is what HTB gets.
 
     ``runner`` is set while the class can still cross its threshold, and once more when it has just done so: what it
@@ -27,8 +27,7 @@ class ClassVerdict:
     owed: tuple[EventNote, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SliceVerdict:
+class SliceVerdict(Struct, frozen=True, gc=False):
     """The decisions on both classes of a slice."""
 
     standard: ClassVerdict

@@ -11,10 +11,12 @@ the same after a restart and for every copy of the file:
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, uuid5
+
+from msgspec.structs import replace
 
 from slicebw.api import kinds, node_bandwidth, pod, slice_bandwidth
 from slicebw.api.quantity import shown

@@ -6,9 +6,11 @@ over the real kernel (tests/kernel/test_contract_*.py), so that the fake does no
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_network
+
+from msgspec.structs import replace
 
 from slicebw.core.changes import (
     ChangeClass,
@@ -50,6 +52,8 @@ class FakeDevice:
     root: RootQdisc = RootQdisc.DEFAULT
     root_kind: str = "noqueue"
     classes: dict[int, ObservedClass] = field(default_factory=dict)
+    shown: dict[int, ObservedClass] = field(default_factory=dict)
+    """What was read last; while nothing changes it is the same mapping."""
 
     def lose_tree(self) -> None:
         """Somebody deletes the root qdisc: all classes and their counters are gone."""
@@ -76,8 +80,9 @@ class FakeShaper:
         if self.torn_reads > 0:
             self.torn_reads -= 1
             raise KernelError("the list of classes kept changing while it was read")
-        classes = {minor: replace(seen) for minor, seen in found.classes.items()}
-        return ObservedTree(name, found.root, found.root_kind, classes, found.line_rate_bps)
+        if found.shown != found.classes:
+            found.shown = dict(found.classes)
+        return ObservedTree(name, found.root, found.root_kind, found.shown, found.line_rate_bps)
 
     def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
         """Carry out changes in order; a failed one does not stop the others. Raises UplinkError, KernelError."""
@@ -104,7 +109,8 @@ class FakeShaper:
     def send(self, minor: int, count: int, device: str | None = None) -> None:
         """Let a class send this many bytes."""
         _, found = self._find(device)
-        found.classes[minor].sent_bytes += count
+        seen = found.classes[minor]
+        found.classes[minor] = replace(seen, sent_bytes=seen.sent_bytes + count)
 
     def _find(self, device: str | None) -> tuple[str, FakeDevice]:
         name = device or self.default_device
@@ -153,7 +159,7 @@ def _change_class(classes: dict[int, ObservedClass], change: TreeChange) -> str 
         case SetLeaf(minor, leaf_major):
             if minor not in classes:
                 return f"there is no class {classid(minor)}"
-            classes[minor].leaf_major = leaf_major
+            classes[minor] = replace(classes[minor], leaf_major=leaf_major)
         case DeleteClass(minor):
             if any(seen.parent == minor for seen in classes.values()):
                 return "HTB class in use"

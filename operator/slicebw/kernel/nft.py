@@ -26,10 +26,11 @@ import json
 import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from hashlib import sha256
 from ipaddress import ip_address, ip_network, summarize_address_range
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from slicebw.core.changes import Classification, RemoveTable, ReplaceTable, TableChange, UpdateTable
 from slicebw.core.errors import KernelError

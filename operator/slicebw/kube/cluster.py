@@ -5,9 +5,11 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from sys import intern
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from slicebw.api import bandwidth_usage, event, kinds, pod, slice_bandwidth
 from slicebw.api.bandwidth_usage import NodeUsage

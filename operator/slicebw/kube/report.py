@@ -5,8 +5,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from slicebw.api import bandwidth_usage, event, kinds, node_bandwidth
 from slicebw.api.conditions import Condition

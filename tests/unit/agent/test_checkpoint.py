@@ -1,8 +1,8 @@
 import resource
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.core.errors import SaveError

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.agent.cycle import RETRY_NS, Cycle

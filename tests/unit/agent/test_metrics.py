@@ -3,10 +3,10 @@
 import threading
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from slicebw.agent.counts import BOUNDS_MS, KINDS, Histogram

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.core.model import Mode

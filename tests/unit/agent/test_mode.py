@@ -1,7 +1,8 @@
 """What the cycle makes of the node's mode where the wishes are lost, or the uplink changes."""
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from slicebw.core.model import Mode, Snapshot
 from slicebw.core.reports import Reason

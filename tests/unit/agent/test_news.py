@@ -1,9 +1,9 @@
 """The lines in the log about slices: bwmon's "Updating princeton_codeen: Max Rate = 10000", and what it did not say."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.agent.test_cycle import World
 from tests.unit.core.builders import M, spec

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.core.errors import SaveError

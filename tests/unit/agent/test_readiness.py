@@ -1,10 +1,10 @@
 """``/readyz`` says that limits are in force: not before the pass that puts them in force has ended."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.core.changes import CreateRoot
 from slicebw.core.errors import KernelError

@@ -1,12 +1,12 @@
 """BandwidthUsage: one legal, unique object per slice and node, from which the report comes back exactly."""
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from slicebw.api import bandwidth_usage
 from slicebw.api.bandwidth_usage import NodeUsage

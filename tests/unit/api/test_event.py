@@ -1,9 +1,9 @@
 """Events: one note, one Event, whoever sends it how often."""
 
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.api import event
 from slicebw.core.model import SliceKey

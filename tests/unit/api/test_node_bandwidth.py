@@ -1,11 +1,11 @@
 """NodeBandwidth: a wrong field is named and left out, the others hold; the status says what is in force."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from slicebw.api import node_bandwidth
 from slicebw.api.conditions import FALSE, TRUE

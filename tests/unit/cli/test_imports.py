@@ -19,7 +19,7 @@ FOLDER = ("watchfiles", "slicebw.folder")
 def test_help_loads_no_part_of_slicebw_that_works(tmp_path: Path, arguments: list[str]) -> None:
     loaded, said = modules.run(tmp_path, *arguments)
     assert "slicebw" in said
-    assert modules.imported(loaded, *API, *KERNEL, *SERVING, *FOLDER, "msgspec", "slicebw.controller") == []
+    assert modules.imported(loaded, *API, *KERNEL, *SERVING, *FOLDER, "slicebw.controller") == []
 
 
 def test_a_command_does_not_load_the_other_commands(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_import_rspec_reads_and_writes_yaml_and_that_is_all(tmp_path: Path) -> N
     (tmp_path / "record").write_text('{"slivers": []}')
     loaded, said = modules.run(tmp_path, "import-rspec", str(tmp_path / "record"))
     assert "slicebw.api.rspec" in loaded, said
-    assert modules.imported(loaded, *API, *KERNEL, *SERVING, *FOLDER, "msgspec", "slicebw.agent") == []
+    assert modules.imported(loaded, *API, *KERNEL, *SERVING, *FOLDER, "slicebw.agent") == []
 
 
 def test_node_show_knows_the_ledger_and_the_kernel_but_no_api_server(tmp_path: Path) -> None:
@@ -47,5 +47,5 @@ def test_the_controller_knows_no_kernel_no_ledger_and_no_folder(tmp_path: Path) 
     arguments = ("controller", "--kubeconfig", str(tmp_path / "kubeconfig"), "--liveness-port", "0")
     loaded = modules.run_until("controller started", tmp_path, *arguments)
     assert modules.imported(loaded, *API, *SERVING) == [*API, *SERVING]
-    unneeded = ("slicebw.agent.cycle", "slicebw.agent.checkpoint", "msgspec", "kubernetes")
+    unneeded = ("slicebw.agent.cycle", "slicebw.agent.checkpoint", "kubernetes")
     assert modules.imported(loaded, *KERNEL, *FOLDER, *unneeded) == []

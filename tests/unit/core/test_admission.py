@@ -1,6 +1,6 @@
 """Class ids where they run out; the rest of admission is tested by whole passes."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from slicebw.core.model import SliceKey
 from slicebw.core.tree import MAX_SLICES

@@ -1,5 +1,6 @@
-from dataclasses import replace
 from itertools import permutations
+
+from msgspec.structs import replace
 
 from slicebw.core.membership import resolve, with_last_good_selectors
 from slicebw.core.model import Requirement, Selector, SelectorOperator, SliceKey

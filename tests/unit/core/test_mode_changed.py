@@ -1,9 +1,9 @@
 """The Event about the node when its mode changes: once each time, and not because an agent starts."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from slicebw.core.ledger import Ledger
 from slicebw.core.model import Mode, NodeSpec

@@ -5,11 +5,12 @@ and compares usage, caps, events and class ids after every pass. Passes are run 
 that every period's end is met; what a pass between two periods does with its bytes has tests of its own.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from slicebw.core.model import NodeSpec, SliceKey, SliceSpec, TrafficClass
 from slicebw.core.reports import Reason

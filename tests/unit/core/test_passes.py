@@ -1,9 +1,9 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from slicebw.core.cap import Rates, cap_bps
 from slicebw.core.changes import DeleteClass, ForgiveDebt

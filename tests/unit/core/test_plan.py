@@ -1,7 +1,6 @@
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from slicebw.core.cap import Rates
 from slicebw.core.changes import ChangeClass, Classification, CreateRoot, DeleteClass, ForgiveDebt, RemoveRoot, SetLeaf

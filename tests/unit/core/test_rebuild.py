@@ -1,4 +1,4 @@
-from dataclasses import replace
+from msgspec.structs import replace
 
 from slicebw.core.ledger import Ledger
 from slicebw.core.model import SliceKey

@@ -1,7 +1,6 @@
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from slicebw.core.ledger import ClassAccount, SliceAccount
 from slicebw.core.model import DEFAULT_LIMITS, SliceKey, TrafficClass
