@@ -3,13 +3,14 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
+ON_DEBIAN := tests/debian_kernel $(addprefix tests/kernel/test_, dump.py contract_shaper.py shaper.py)
 PYTEST := SLICEBW_REQUIRE_KERNEL=$${CI:+1} $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test test-unit test-kernel test-api test-image test-bench bench lint format image lock clean test-cluster
+.PHONY: help quickstart demo test test-unit test-kernel test-debian-kernel test-api test-image test-bench bench lint format image lock clean test-cluster
 
 help: ## what there is to make
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml requirements.lock hack/venv
 	@hack/venv
@@ -20,7 +21,7 @@ quickstart: $(READY) ## 30 seconds, no Kubernetes: a slice is slowed and let go 
 demo: $(READY) ## the whole story on a real control plane: apply limits, send traffic, watch kubectl get
 	@hack/demo
 
-test: test-unit test-kernel test-api test-image test-bench ## all tests but those that need a whole cluster
+test: test-unit test-kernel test-debian-kernel test-api test-image test-bench ## all tests but those that need a whole cluster
 
 test-unit: $(READY) ## the pure core and the parts that need nothing
 	@$(PYTEST) tests/unit tests/parity
@@ -28,6 +29,12 @@ test-unit: $(READY) ## the pure core and the parts that need nothing
 test-kernel: $(READY) ## real HTB, nftables and packets in network namespaces (root)
 	@hack/packages test
 	@$(PYTEST) tests/kernel
+
+test-debian-kernel: $(READY) ## the HTB tree on Debian's Linux 6.1 with fq_codel, which runs as a process here (root)
+	@hack/packages test
+	@if [ "$$(uname -m)" = x86_64 ]; then \
+	  hack/debian-kernel env SLICEBW_REQUIRE_KERNEL=1 $(BIN)/pytest -p no:cacheprovider $(ON_DEBIAN); \
+	else echo "left out: Debian's kernel runs as a process on amd64 only"; fi
 
 test-api: $(READY) ## a real API server, and the agent and controller as processes (root)
 	@hack/packages test

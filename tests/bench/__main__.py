@@ -7,6 +7,7 @@ import logging
 import os
 import pkgutil
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -95,6 +96,8 @@ def main(arguments: list[str]) -> int:
     for name in chosen.names:
         if name not in benches:
             options.error(f"NAME: there is no benchmark {name!r}; there are {', '.join(benches)}")
+    # What a benchmark has begun it also ends: an exception takes down what Ctrl-C would.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # As the agent does, only that nobody reads it: its log is part of what a pass costs.
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, filename=os.devnull)
     start = time.monotonic()

@@ -5,8 +5,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from slicebw.core.changes import CreateClass, RemoveRoot, UpdateTable
 from slicebw.core.model import Mode

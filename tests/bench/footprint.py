@@ -28,7 +28,7 @@ def rows(quick: bool) -> Iterator[Row]:
         _fill(lab, 0, small)
         yield from _start_and_rest(lab, small, window_s, quick=quick)
         yield from _requests(lab, small, window_s, quick=quick)
-        yield from _controller(lab, small, window_s)
+        yield from _controller(lab, small, window_s, quick=quick)
         say(f"{large - small:,} more slices")
         _fill(lab, small, large)
         yield from _large(lab, large, 1.0 if quick else 30.0)
@@ -66,14 +66,14 @@ def _start_and_rest(lab: AgentLab, slices: int, window_s: float, *, quick: bool)
         yield single(case, "CPU at rest", cpu, "% of a core", at_most(0.5))
 
 
-def _settle(agent: Slicebw, most_s: float) -> None:
+def _settle(process: Slicebw, most_s: float, waiting_metric: str = "slicebw_reports_waiting") -> None:
     """Wait until everything that the start brought with it is said and done, or the time is up."""
     deadline = time.monotonic() + most_s
     waiting = 1.0
     while waiting and time.monotonic() < deadline:
         time.sleep(0.5)
-        lines = agent.page("/metrics").splitlines()
-        waiting = sum(float(line.split()[-1]) for line in lines if line.startswith("slicebw_reports_waiting"))
+        lines = process.page("/metrics").splitlines()
+        waiting = sum(float(line.split()[-1]) for line in lines if line.startswith(waiting_metric))
 
 
 def _cpu_percent(pid: int, window_s: float) -> float:
@@ -147,12 +147,13 @@ def _talk_rows(case: str, talk: _Talk, most_requests: float | None) -> Iterator[
     yield single(case, "bytes from the API server", talk.received_kb, "kB/min")
 
 
-def _controller(lab: AgentLab, slices: int, window_s: float) -> Iterator[Row]:
+def _controller(lab: AgentLab, slices: int, window_s: float, *, quick: bool) -> Iterator[Row]:
     case = f"controller, {count(slices)}"
     controller = lab.controller()
     with ExitStack() as stack:
         stack.callback(controller.stop)
         yield single(case, "start to ready", started_s(controller), "s")
+        _settle(controller, 1.0 if quick else 60.0, "slicebw_controller_waiting_statuses")
         yield single(case, "CPU at rest", _cpu_percent(controller.pid, min(window_s, 30.0)), "% of a core")
         yield single(case, "resident memory", rss_mb(controller.pid), "MB")
 

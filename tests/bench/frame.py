@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 _NS_PER_MS: Final = 1_000_000
@@ -149,13 +149,7 @@ def times(
 ) -> Row:
     """A row that says how many times the reference the figure is: ``1.25 x recv alone``."""
     name, its = reference
-    return Row(
-        *(case, what, samples.median, unit, samples.low, samples.high),
-        reference=f"x {name}",
-        reference_value=its.median,
-        ratio=samples.over(its),
-        target=target,
-    )
+    return _beside(figure(case, what, samples, unit, target), f"x {name}", its, samples.over(its))
 
 
 def less(
@@ -163,13 +157,11 @@ def less(
 ) -> Row:
     """A row that says how many times less than the reference the figure is: ``4.1 x less than tc``."""
     name, its = reference
-    return Row(
-        *(case, what, samples.median, unit, samples.low, samples.high),
-        reference=f"x less than {name}",
-        reference_value=its.median,
-        ratio=its.over(samples),
-        target=target,
-    )
+    return _beside(figure(case, what, samples, unit, target), f"x less than {name}", its, its.over(samples))
+
+
+def _beside(row: Row, words: str, reference: Samples, ratio: float) -> Row:
+    return replace(row, reference=words, reference_value=reference.median, ratio=ratio)
 
 
 def in_turn(rounds: int, subjects: Mapping[str, Callable[[], float]]) -> dict[str, Samples]:

@@ -3,9 +3,10 @@
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.agent.clock import SystemClock

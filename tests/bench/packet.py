@@ -1,8 +1,9 @@
 """Packets through the node: what shaping costs, and how well rates, bursts, delays and shares are held.
 
 Rates are of bytes on the wire, as HTB counts them: IP packets and their Ethernet headers, without preamble, gap and
-checksum. Where rates are measured nothing is bundled (no GSO), so that the sink's device counts the same bytes. The
-first second begins with the first packet that arrives.
+checksum. Where rates are measured the uplink passes on no bundles (GSO), so that the sink's device counts the same
+bytes; at 1,000 Mbit/s pods may hand it bundles, or no processor here could fill the ceiling. The first second begins
+with the first packet that arrives. Round trips depend on the leaf queues that the kernel has: see latency.
 """
 
 import re
@@ -19,7 +20,6 @@ from tests.bench.frame import (
     Samples,
     at_least_times,
     at_most,
-    at_most_times,
     figure,
     in_turn,
     in_turn_together,
@@ -33,6 +33,7 @@ from tests.support.topology import UPLINK, Pod, Sink, Topology, wait_until
 M: Final = 1_000_000
 SLICES: Final = (1, 64, 1_000, 4_000)
 RATES_MBPS: Final = (1, 10, 100, 1_000)
+BUNDLES_FROM_MBPS: Final = 1_000
 UNSHAPED: Final = "unshaped"
 CNI: Final = "the CNI plugin's"
 ONE_SLICE: Final = "with 1 slice"
@@ -126,11 +127,12 @@ def rates(mbps: int, seconds: float, rounds: int) -> Iterator[Row]:
     case = f"ceiling {mbps:,} Mbit/s"
     say(f"{case}: rate, first second, round-trip time")
     burst_bits = burst_bytes(mbps * M, LINE_RATE_BPS) * 8
+    bundles = {"offloads": mbps >= BUNDLES_FROM_MBPS, "uplink_offloads": False}
     with ExitStack() as stack:
         ways: dict[str, Shaped] = {
-            "slicebw": BySlicebw(offloads=False),
-            "CNI plugin, burst as slicebw's": ByCniPlugin(burst_bits=burst_bits, offloads=False),
-            "CNI plugin, as containerd runs it": ByCniPlugin(burst_bits=CONTAINERD_BURST_BITS, offloads=False),
+            "slicebw": BySlicebw(**bundles),
+            "CNI plugin, burst as slicebw's": ByCniPlugin(burst_bits=burst_bits, **bundles),
+            "CNI plugin, as containerd runs it": ByCniPlugin(burst_bits=CONTAINERD_BURST_BITS, **bundles),
         }
         for shaped in ways.values():
             stack.enter_context(shaped)
@@ -144,7 +146,7 @@ def rates(mbps: int, seconds: float, rounds: int) -> Iterator[Row]:
         yield figure(case, f"{name}: first second above it by", first, "%", at_most(10) if is_mine else None)
         yield figure(case, f"{name}: round trip under load", rtt, "ms")
     reference = ("the CNI plugin's, same burst", found["CNI plugin, burst as slicebw's"][3])
-    yield times(case, "slicebw: round trip under load", mine[3], "ms", reference, at_most_times(1.0))
+    yield times(case, "slicebw: round trip under load", mine[3], "ms", reference)
 
 
 def held(shaped: Shaped, mbps: int, seconds: float) -> Callable[[], tuple[float, float, float, float]]:

@@ -6,8 +6,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from slicebw.core.changes import ChangeClass, TreeChange
 from slicebw.core.model import TrafficClass

@@ -3,8 +3,9 @@
 import json
 import subprocess
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from slicebw.core.changes import ChangeClass, Classification, ReplaceTable
 from slicebw.core.tree import PARENTS, ClassSpec, leaf
@@ -24,10 +25,11 @@ CONTAINERD_BURST_BITS: Final = 2**32 - 1
 class Shaped(AbstractContextManager["Shaped"]):
     """A node with pods and a sink, shaped in one of the ways. Use as a context manager."""
 
-    def __init__(self, pods: int = 1, *, offloads: bool) -> None:
-        """Not shaped at all yet."""
+    def __init__(self, pods: int = 1, *, offloads: bool, uplink_offloads: bool | None = None) -> None:
+        """Not shaped at all yet. What the offloads are is said at :class:`~tests.support.topology.Topology`."""
         self._stack = ExitStack()
-        self.lab = self._stack.enter_context(Topology(pods=pods, offloads=offloads))
+        lab = Topology(pods=pods, offloads=offloads, uplink_offloads=uplink_offloads)
+        self.lab = self._stack.enter_context(lab)
 
     def __exit__(self, *_: object) -> None:
         """Take it down."""
@@ -45,8 +47,8 @@ class Unshaped(Shaped):
 class BySlicebw(Shaped):
     """By slicebw's tree and table with so many slices. The pods are the last of them."""
 
-    def __init__(self, pods: int = 1, slices: int = 1, *, offloads: bool) -> None:
-        super().__init__(pods, offloads=offloads)
+    def __init__(self, pods: int = 1, slices: int = 1, *, offloads: bool, uplink_offloads: bool | None = None) -> None:
+        super().__init__(pods, offloads=offloads, uplink_offloads=uplink_offloads)
         slices = max(slices, pods)
         self._wanted: dict[int, ClassSpec] = tree(range(1, slices + 1), line_rate_bps=LINE_RATE_BPS)
         self._first = slices - pods + 1
@@ -87,8 +89,15 @@ class ByCniPlugin(Shaped):
         burst_bits: the burst to ask for; containerd's unless given.
     """
 
-    def __init__(self, pods: int = 1, burst_bits: int = CONTAINERD_BURST_BITS, *, offloads: bool) -> None:
-        super().__init__(pods, offloads=offloads)
+    def __init__(
+        self,
+        pods: int = 1,
+        burst_bits: int = CONTAINERD_BURST_BITS,
+        *,
+        offloads: bool,
+        uplink_offloads: bool | None = None,
+    ) -> None:
+        super().__init__(pods, offloads=offloads, uplink_offloads=uplink_offloads)
         self._burst_bits = burst_bits
         self._limited = False
 

@@ -276,14 +276,17 @@ class Topology(AbstractContextManager["Topology"]):
         pods: how many pods to begin with; :meth:`add_pod` adds more.
         offloads: veth passes bundles of up to 64 KiB (TSO/GSO) on as one packet, as a real node with virtual devices
             does: right for rates. Off, every packet is one as on a wire, so bytes can be compared exactly.
+        uplink_offloads: the same of the uplink alone. Off beside pods with offloads, what pods send as one packet is
+            taken apart behind the uplink's queues: what arrives is exact, and more of it than without any offloads.
     """
 
     node: Host
     sink: Sink
 
-    def __init__(self, pods: int = 1, *, offloads: bool = True) -> None:
+    def __init__(self, pods: int = 1, *, offloads: bool = True, uplink_offloads: bool | None = None) -> None:
         self._stack = ExitStack()
         self._offloads = offloads
+        self._uplink_offloads = offloads if uplink_offloads is None else uplink_offloads
         self._ports = itertools.count(5201)
         self._pods: list[Pod] = []
         try:
@@ -330,8 +333,8 @@ class Topology(AbstractContextManager["Topology"]):
             host.sysctl(**_QUIET)
         node.sysctl(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
         node.ip(f"link add {UPLINK} type veth peer name {UPLINK} netns {sink.pid}")
-        self._set_up_device(node, UPLINK)
-        self._set_up_device(sink, UPLINK)
+        self._set_up_device(node, UPLINK, offloads=self._uplink_offloads)
+        self._set_up_device(sink, UPLINK, offloads=self._uplink_offloads)
         node.ip(
             f"""
             addr add 192.0.2.1/24 dev {UPLINK}
@@ -361,8 +364,8 @@ class Topology(AbstractContextManager["Topology"]):
         near = f"pod{number}"
         pod.sysctl(**_QUIET)
         self.node.ip(f"link add {near} type veth peer name {POD_DEVICE} netns {pod.pid}")
-        self._set_up_device(self.node, near)
-        self._set_up_device(pod, POD_DEVICE)
+        self._set_up_device(self.node, near, offloads=self._offloads)
+        self._set_up_device(pod, POD_DEVICE, offloads=self._offloads)
         pod.ip(
             f"""
             addr add {pod.address}/32 dev {POD_DEVICE}
@@ -380,8 +383,8 @@ class Topology(AbstractContextManager["Topology"]):
         self.node.ip(f"route add {pod.address}/32 dev {near}\nroute add {pod.address6}/128 dev {near}\n")
         return pod
 
-    def _set_up_device(self, host: Host, device: str) -> None:
-        if not self._offloads:
+    def _set_up_device(self, host: Host, device: str, *, offloads: bool) -> None:
+        if not offloads:
             host.ip(f"link set {device} gso_max_segs 1\n")
         host.ip(f"link set {device} up\n")
 

@@ -1,0 +1,125 @@
+"""Round trips beside a stream, where leaf queues are fq_codel: on this machine's kernel, or else on Debian's.
+
+Debian's kernel runs as a process (``hack/debian-kernel``), slower than a machine's own, so rates end at 50 Mbit/s. It
+has no nftables, so what is measured is slicebw's default class: its leaf is like every slice's.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from msgspec.structs import replace
+
+from slicebw.core.changes import ChangeClass
+from slicebw.core.tree import DEFAULT_ID, leaf
+from slicebw.kernel.codec import burst_bytes
+from slicebw.kernel.htb import HtbShaper
+from tests.bench.frame import Row, Samples, at_most, at_most_times, figure, in_turn_together, say, times
+from tests.bench.packet import M, held
+from tests.bench.shaping import LINE_RATE_BPS, ByCniPlugin, Shaped
+from tests.support.topology import UPLINK, Topology
+from tests.support.trees import STANDARD, creation, tree
+
+ROOT: Final = Path(__file__).parents[2]
+RATES_MBPS: Final = (1, 10, 50)
+SLICEBW: Final = "slicebw"
+CNI: Final = "the CNI plugin's, same burst"
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """For each ceiling: slicebw's round trip against the plugin's, and that both held the rate meanwhile."""
+    kernel, measured = measure_somewhere(quick)
+    for mbps, found in measured.items():
+        case = f"ceiling {mbps} Mbit/s, Linux {kernel}"
+        mine, its = ([Samples(tuple(column)) for column in zip(*found[name], strict=True)] for name in (SLICEBW, CNI))
+        yield figure(case, "slicebw: rate error", mine[1], "%", at_most(3))
+        yield figure(case, "CNI plugin, burst as slicebw's: rate error", its[1], "%")
+        yield times(case, "slicebw: round trip under load", mine[3], "ms", (CNI, its[3]), at_most_times(1.0))
+
+
+Measured = dict[str, dict[str, list[list[float]]]]
+"""By ceiling in Mbit/s, by way: of every round rate, error, first second and round trip (:func:`held`)."""
+
+
+def measure_somewhere(quick: bool) -> tuple[str, Measured]:
+    """Measure where there is fq_codel; the kernel's release, and what was found."""
+    if has_fq_codel():
+        return os.uname().release, measure(quick=quick)
+    say("this kernel has no fq_codel: round trips on Debian's")
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "found.json"
+        command = [str(ROOT / "hack/debian-kernel"), sys.executable, "-m", "tests.bench.latency", str(file)]
+        command += ["--quick"] if quick else []
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as script:
+            try:
+                said, _ = script.communicate()
+            except BaseException:
+                script.terminate()  # and not kill, as subprocess.run would: it has a kernel to end
+                raise
+        if script.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: exit code {script.returncode}: {said[-2000:]}")
+        found = json.loads(file.read_text())
+    return found["kernel"], found["measured"]
+
+
+def has_fq_codel() -> bool:
+    """Whether this machine's kernel can queue by fq_codel."""
+    with Topology(pods=0) as lab:
+        try:
+            lab.node.run("tc", "qdisc", "add", "dev", UPLINK, "root", "fq_codel")
+        except RuntimeError:
+            return False
+    return True
+
+
+def measure(*, quick: bool) -> Measured:
+    """Both ways in turn, at each ceiling."""
+    measured: Measured = {}
+    for mbps in RATES_MBPS[1:2] if quick else RATES_MBPS:
+        with ExitStack() as stack:
+            burst_bits = burst_bytes(mbps * M, LINE_RATE_BPS) * 8
+            ways: dict[str, Shaped] = {
+                SLICEBW: stack.enter_context(DefaultClass()),
+                CNI: stack.enter_context(ByCniPlugin(burst_bits=burst_bits, offloads=False)),
+            }
+            for shaped in ways.values():
+                shaped.limit(mbps * M)
+            subjects: dict[str, Callable[[], tuple[float, ...]]] = {
+                name: held(shaped, mbps, 1 if quick else 5) for name, shaped in ways.items()
+            }
+            found = in_turn_together(0 if quick else 3, subjects)
+        rounds = {name: zip(*(samples.values for samples in found[name]), strict=True) for name in ways}
+        measured[str(mbps)] = {name: [list(values) for values in rounds[name]] for name in ways}
+    return measured
+
+
+class DefaultClass(Shaped):
+    """By slicebw's tree, without a table: all that pods send is in the default class."""
+
+    def __init__(self) -> None:
+        super().__init__(1, offloads=False)
+        wanted = tree([1], line_rate_bps=LINE_RATE_BPS)
+        self._default = wanted[leaf(STANDARD, DEFAULT_ID)]
+        self._shaper = HtbShaper()
+        self._stack.callback(self._shaper.close)
+        with self.lab.node.inside():
+            failed = self._shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+        if failed:
+            raise RuntimeError(f"{failed[0].change}: {failed[0].reason}")
+
+    def limit(self, rate_bps: int) -> None:
+        """Set the default class's ceiling."""
+        with self.lab.node.inside():
+            self._shaper.apply(UPLINK, [ChangeClass(replace(self._default, ceil_bps=rate_bps))], LINE_RATE_BPS)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(
+        json.dumps({"kernel": os.uname().release, "measured": measure(quick="--quick" in sys.argv[2:])})
+    )
