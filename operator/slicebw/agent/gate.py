@@ -56,9 +56,8 @@ class Gate:
                 self._sent[report.key] = _Sent(report, _occasion(report), now_ns)
                 due_ns = now_ns + IDLE_NS
             elif last.report is not report and last.report == report:
-                self._sent[report.key] = _Sent(
-                    report, last.occasion, last.at_ns
-                )  # known again by being the same object
+                # It is known again by being the same object.
+                self._sent[report.key] = _Sent(report, last.occasion, last.at_ns)
             due_from.append(due_ns)
         self._looked_at, self._quiet_until_ns = usages, min(due_from, default=now_ns)
         return due, self._over(usages) if len(self._sent) > len(usages) else []
