@@ -14,17 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from msgspec.structs import replace
-
-from slicebw.core.changes import ChangeClass
-from slicebw.core.tree import DEFAULT_ID, leaf
 from slicebw.kernel.codec import burst_bytes
-from slicebw.kernel.htb import HtbShaper
 from tests.bench.frame import Row, Samples, at_most, at_most_times, figure, in_turn_together, say, times
 from tests.bench.packet import M, held
-from tests.bench.shaping import LINE_RATE_BPS, ByCniPlugin, Shaped
+from tests.bench.shaping import LINE_RATE_BPS, ByCniPlugin, ByTree, Shaped
 from tests.support.topology import UPLINK, Topology
-from tests.support.trees import STANDARD, creation, tree
 
 ROOT: Final = Path(__file__).parents[2]
 RATES_MBPS: Final = (1, 10, 50)
@@ -85,7 +79,7 @@ def measure(*, quick: bool) -> Measured:
         with ExitStack() as stack:
             burst_bits = burst_bytes(mbps * M, LINE_RATE_BPS) * 8
             ways: dict[str, Shaped] = {
-                SLICEBW: stack.enter_context(DefaultClass()),
+                SLICEBW: stack.enter_context(ByTree(offloads=False)),
                 CNI: stack.enter_context(ByCniPlugin(burst_bits=burst_bits, offloads=False)),
             }
             for shaped in ways.values():
@@ -97,26 +91,6 @@ def measure(*, quick: bool) -> Measured:
         rounds = {name: zip(*(samples.values for samples in found[name]), strict=True) for name in ways}
         measured[str(mbps)] = {name: [list(values) for values in rounds[name]] for name in ways}
     return measured
-
-
-class DefaultClass(Shaped):
-    """By slicebw's tree, without a table: all that pods send is in the default class."""
-
-    def __init__(self) -> None:
-        super().__init__(1, offloads=False)
-        wanted = tree([1], line_rate_bps=LINE_RATE_BPS)
-        self._default = wanted[leaf(STANDARD, DEFAULT_ID)]
-        self._shaper = HtbShaper()
-        self._stack.callback(self._shaper.close)
-        with self.lab.node.inside():
-            failed = self._shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
-        if failed:
-            raise RuntimeError(f"{failed[0].change}: {failed[0].reason}")
-
-    def limit(self, rate_bps: int) -> None:
-        """Set the default class's ceiling."""
-        with self.lab.node.inside():
-            self._shaper.apply(UPLINK, [ChangeClass(replace(self._default, ceil_bps=rate_bps))], LINE_RATE_BPS)
 
 
 if __name__ == "__main__":

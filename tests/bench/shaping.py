@@ -2,13 +2,14 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Final
+from typing import Final
 
 from msgspec.structs import replace
 
-from slicebw.core.changes import ChangeClass, Classification, ReplaceTable
-from slicebw.core.tree import PARENTS, ClassSpec, leaf
+from slicebw.core.changes import ChangeClass, Classification, ReplaceTable, TreeChange
+from slicebw.core.tree import DEFAULT_ID, PARENTS, ClassSpec, leaf
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.bench.nodes import address_of
@@ -44,21 +45,42 @@ class Unshaped(Shaped):
     """Nothing at all on the way."""
 
 
-class BySlicebw(Shaped):
-    """By slicebw's tree and table with so many slices. The pods are the last of them."""
+class ByTree(Shaped):
+    """By slicebw's tree with so many slices, and no table: all that pods send is in the default class."""
 
     def __init__(self, pods: int = 1, slices: int = 1, *, offloads: bool, uplink_offloads: bool | None = None) -> None:
         super().__init__(pods, offloads=offloads, uplink_offloads=uplink_offloads)
-        slices = max(slices, pods)
         self._wanted: dict[int, ClassSpec] = tree(range(1, slices + 1), line_rate_bps=LINE_RATE_BPS)
+        self._shaper = HtbShaper()
+        self._stack.callback(self._shaper.close)
+        self._apply(creation(self._wanted))
+
+    def limit(self, rate_bps: int) -> None:
+        """Set the ceiling of the default class."""
+        self._change([leaf(STANDARD, DEFAULT_ID)], rate_bps)
+
+    def _change(self, minors: list[int], ceil_bps: int) -> None:
+        self._apply([ChangeClass(replace(self._wanted[minor], ceil_bps=ceil_bps)) for minor in minors])
+
+    def _apply(self, changes: Sequence[TreeChange]) -> None:
+        with self.lab.node.inside():
+            failed = self._shaper.apply(UPLINK, changes, LINE_RATE_BPS)
+        if failed:
+            raise RuntimeError(f"{failed[0].change}: {failed[0].reason}")
+
+
+class BySlicebw(ByTree):
+    """By slicebw's tree and table with so many slices. The pods are the last of them."""
+
+    def __init__(self, pods: int = 1, slices: int = 1, *, offloads: bool, uplink_offloads: bool | None = None) -> None:
+        slices = max(slices, pods)
+        super().__init__(pods, slices, offloads=offloads, uplink_offloads=uplink_offloads)
         self._first = slices - pods + 1
         addresses = {address_of(number): number for number in range(1, self._first)}
         for number, pod in enumerate(self.lab.pods, self._first):
             addresses |= {pod.address: number, pod.address6: number}
         with self.lab.node.inside():
-            self._shaper, classifier = HtbShaper(), NftClassifier()
-            self._stack.callback(self._shaper.close)
-            self._succeed(self._shaper.apply(UPLINK, creation(self._wanted), LINE_RATE_BPS))
+            classifier = NftClassifier()
             classifier.apply(ReplaceTable(Classification(addresses, frozenset(self.lab.sink.exempt_networks))))
             classifier.close()
 
@@ -70,16 +92,6 @@ class BySlicebw(Shaped):
     def limit_node(self, rate_bps: int) -> None:
         """Set the node cap."""
         self._change([PARENTS[STANDARD]], rate_bps)
-
-    def _change(self, minors: list[int], ceil_bps: int) -> None:
-        changes = [ChangeClass(replace(self._wanted[minor], ceil_bps=ceil_bps)) for minor in minors]
-        with self.lab.node.inside():
-            self._succeed(self._shaper.apply(UPLINK, changes, LINE_RATE_BPS))
-
-    @staticmethod
-    def _succeed(failed: list[Any]) -> None:
-        if failed:
-            raise RuntimeError(f"{failed[0].change}: {failed[0].reason}")
 
 
 class ByCniPlugin(Shaped):

@@ -1,11 +1,9 @@
 """Tests that need fq_codel, which Debian's kernel has: ``make test-debian-kernel`` runs them there."""
 
-import os
-
 import pytest
 
 from tests.bench.latency import has_fq_codel
-from tests.kernel.conftest import kernel, lab, shaper
+from tests.kernel.conftest import do_without, kernel, lab, shaper
 
 __all__ = ["fq_codel", "kernel", "lab", "shaper"]
 
@@ -14,6 +12,4 @@ __all__ = ["fq_codel", "kernel", "lab", "shaper"]
 def fq_codel(kernel: None) -> None:
     """A kernel with fq_codel, by the same rule as the one about any kernel to test on."""
     if not has_fq_codel():
-        if os.environ.get("SLICEBW_REQUIRE_KERNEL") == "1":
-            pytest.fail("SLICEBW_REQUIRE_KERNEL=1, but this kernel has no fq_codel: run make test-debian-kernel")
-        pytest.skip("this kernel has no fq_codel")
+        do_without("this kernel has no fq_codel: run make test-debian-kernel")

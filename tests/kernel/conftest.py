@@ -29,8 +29,12 @@ def what_is_missing() -> str | None:
 def kernel() -> None:
     """A kernel to test on. Where there is none: skip, or fail if SLICEBW_REQUIRE_KERNEL=1 says there must be."""
     reason = what_is_missing()
-    if reason is None:
-        return
+    if reason is not None:
+        do_without(reason)
+
+
+def do_without(reason: str) -> None:
+    """Something is missing here: skip, or fail if SLICEBW_REQUIRE_KERNEL=1 says that it must not be."""
     if os.environ.get("SLICEBW_REQUIRE_KERNEL") == "1":
         pytest.fail(f"SLICEBW_REQUIRE_KERNEL=1, but {reason}")
     pytest.skip(reason)

@@ -124,7 +124,7 @@ class _Places(Struct, frozen=True):
 _KIND_HTB: Final = b"htb\0"
 
 _Known = dict[int, tuple[bytes, ObservedClass]]
-"""By handle, what a class's message held behind the handle, and what was made of it.
+"""By minor, what a class's message held behind the handle, and what was made of it.
 
 That a class of which nothing has changed is the same object is how a pass knows where there is nothing to do.
 """
@@ -195,15 +195,16 @@ class _Layout:
         for head, handle, rest in self._message.iter_unpack(messages[: len(messages) // size * size]):
             if head != self._head:
                 break
-            last = known.get(handle)
+            minor = handle - ROOT_HANDLE
+            last = known.get(minor)
             if last is None or last[0] != rest:
-                seen = decode(handle - ROOT_HANDLE, messages, count * size)
+                seen = decode(minor, messages, count * size)
                 if seen is None:
                     break
                 if last is not None and last[1] == seen:
                     seen = last[1]  # only what does not matter is another: padding, say, that some processors want
-                known[handle] = last = rest, seen
-            classes[handle - ROOT_HANDLE] = last[1]
+                known[minor] = last = rest, seen
+            classes[minor] = last[1]
             count += 1
         return count
 
@@ -213,8 +214,7 @@ class _Layout:
         parent, info, parms, rate, ceil, quantum, basic, sent, queue, backlog = unpacked
         if (parms, basic, queue) != self._headers:
             return None
-        quantum = 0 if minor in _INNER_MINORS else quantum
-        return ObservedClass(minor, _parent_minor(parent), rate * 8, ceil * 8, quantum, sent, backlog, info >> 16)
+        return _observed((minor, parent, info), (rate, ceil, quantum), sent, backlog)
 
     def _wide_class(self, minor: int, messages: memoryview, offset: int) -> ObservedClass | None:
         """The same where a rate is 2^32 bytes/s or more: the 32-bit field then says 2^32-1."""
@@ -222,14 +222,28 @@ class _Layout:
          basic, sent, queue, backlog) = self._numbers.unpack_from(messages, offset)  # fmt: skip
         if (parms, rate64, ceil64, basic, queue) != self._headers:
             return None
-        quantum = 0 if minor in _INNER_MINORS else quantum
-        rate_bps, ceil_bps = (wide_rate or rate) * 8, (wide_ceil or ceil) * 8
-        return ObservedClass(minor, _parent_minor(parent), rate_bps, ceil_bps, quantum, sent, backlog, info >> 16)
+        return _observed((minor, parent, info), (wide_rate or rate, wide_ceil or ceil, quantum), sent, backlog)
 
 
-def _parent_minor(parent: int) -> int:
-    """As core says it: no parent (TC_H_ROOT) is 0."""
-    return 0 if parent == TC_H_ROOT else parent & 0xFFFF
+def _observed(
+    head: tuple[int, int, int], parms: tuple[int, int, int], sent_bytes: int, backlog_bytes: int
+) -> ObservedClass:
+    """As core says it: rates in bit/s; no parent (TC_H_ROOT) is 0, and so is an inner class's quantum.
+
+    ``head``: minor, parent, info; ``parms``: rate, ceiling, quantum.
+    """
+    minor, parent, info = head
+    rate, ceil, quantum = parms
+    return ObservedClass(
+        minor,
+        0 if parent == TC_H_ROOT else parent & 0xFFFF,
+        rate * 8,
+        ceil * 8,
+        0 if minor in _INNER_MINORS else quantum,
+        sent_bytes,
+        backlog_bytes,
+        info >> 16,
+    )
 
 
 class _Datagram(Struct, frozen=True):
@@ -255,8 +269,7 @@ class ClassDecoder:
         """Keep a whole dump, and forget what is known of classes that are not in it: they are gone."""
         self.datagrams, self.classes = datagrams, classes
         if len(self._known) > len(classes):
-            handles = (ROOT_HANDLE + minor for minor in classes)
-            self._known = {handle: self._known[handle] for handle in handles if handle in self._known}
+            self._known = {minor: self._known[minor] for minor in classes if minor in self._known}
 
     def decode(self, datagram: memoryview, classes: dict[int, ObservedClass]) -> tuple[int, int]:
         """Add the htb classes in a datagram to ``classes``.
@@ -304,16 +317,11 @@ def _unpack_by_places(message: memoryview, places: _Places) -> ObservedClass:
     handle, parent, info = struct.unpack_from("=III", message, HEADER.size + 8)
     rate = number(places.rate64, "=Q") if places.rate64 else number(places.parms + _RATE_IN_PARMS)
     ceil = number(places.ceil64, "=Q") if places.ceil64 else number(places.parms + _CEIL_IN_PARMS)
-    minor = handle - ROOT_HANDLE
-    return ObservedClass(
-        minor,
-        _parent_minor(parent),
-        rate * 8,
-        ceil * 8,
-        0 if minor in _INNER_MINORS else number(places.parms + _QUANTUM_IN_PARMS),
+    return _observed(
+        (handle - ROOT_HANDLE, parent, info),
+        (rate, ceil, number(places.parms + _QUANTUM_IN_PARMS)),
         number(places.basic, "=Q"),
         number(places.queue + _BACKLOG_IN_QUEUE),
-        info >> 16,
     )
 
 

@@ -205,6 +205,21 @@ def capped(used_bytes: int = 9 * GB) -> UsageReport:
     return usage_report(NAMESPACE, standard=class_usage(used_bytes, capped=True, rate_bps=512_000))
 
 
+def many_slices(world: World, count: int) -> list[str]:
+    """Apply so many slices, and report each of them from one node; their names."""
+    names = [f"slice-{number:03}" for number in range(count)]
+    for name in names:
+        world.apply(name)
+        world.report("n1", usage_report(NAMESPACE, name))
+    return names
+
+
+def all_have_used(world: World, names: Iterable[str], used_bytes: int) -> None:
+    """Report other figures of each."""
+    for name in names:
+        world.report("n1", usage_report(NAMESPACE, name, standard=class_usage(used_bytes)))
+
+
 def test_nothing_is_written_before_everything_was_listed(world: World, clocked: Clocked) -> None:
     world.is_synced = False
     world.apply()
@@ -261,10 +276,7 @@ def test_transitions_of_one_slice_are_written_once_a_second(world: World, clocke
 
 
 def test_over_all_slices_the_budget_holds_and_transitions_go_first(world: World, clocked: Clocked) -> None:
-    names = [f"slice-{number:03}" for number in range(100)]
-    for name in names:
-        world.apply(name)
-        world.report("n1", usage_report(NAMESPACE, name))
+    names = many_slices(world, 100)
     clocked.after(0.0)
     assert len(world.writes) == BURST
     pause_s = clocked.after(0.1)
@@ -273,8 +285,7 @@ def test_over_all_slices_the_budget_holds_and_transitions_go_first(world: World,
         clocked.after(0.2)
     assert len(world.writes) == 100, "5 a second"
 
-    for name in names:
-        world.report("n1", usage_report(NAMESPACE, name, standard=class_usage(GB)))
+    all_have_used(world, names, GB)
     clocked.after(0.0)
     world.report("n1", usage_report(NAMESPACE, "slice-099", standard=class_usage(9 * GB, capped=True)))
     before = len(world.writes)
@@ -286,15 +297,11 @@ def test_what_waits_for_the_budget_is_rolled_up_again_only_if_something_about_it
     world: World, clocked: Clocked
 ) -> None:
     """Thousands of slices can wait: to roll all of them up at every step would take all of the controller's time."""
-    names = [f"slice-{number:03}" for number in range(100)]
-    for name in names:
-        world.apply(name)
-        world.report("n1", usage_report(NAMESPACE, name))
+    names = many_slices(world, 100)
     for seconds in (0.0, *[1.0] * 30):
         clocked.after(seconds)
     assert len(world.writes) == 100
-    for name in names:
-        world.report("n1", usage_report(NAMESPACE, name, standard=class_usage(GB)))
+    all_have_used(world, names, GB)
     clocked.after(20.0)
     assert len(world.writes) == 100 + BURST
     waiting = set(world.slices) - set(world.writes[100:])
@@ -318,16 +325,12 @@ def test_what_waits_for_the_budget_is_rolled_up_again_only_if_something_about_it
 def test_a_status_that_waits_is_not_written_over_an_object_that_has_changed_since(
     world: World, clocked: Clocked
 ) -> None:
-    names = [f"slice-{number:03}" for number in range(60)]
-    for name in names:
-        world.apply(name)
-        world.report("n1", usage_report(NAMESPACE, name))
+    names = many_slices(world, 60)
     elsewhere = replace(world.slices[SliceKey(NAMESPACE, names[0])].spec, key=SliceKey("elsewhere", "slice"))
     world.put(elsewhere.key, elsewhere, SliceStatus())
     for seconds in (0.0, *[1.0] * 20):
         clocked.after(seconds)
-    for name in names:
-        world.report("n1", usage_report(NAMESPACE, name, standard=class_usage(GB)))
+    all_have_used(world, names, GB)
     before = len(world.writes)
     clocked.after(20.0)
     changed = min(set(world.slices) - set(world.writes[before:]) - {elsewhere.key})
