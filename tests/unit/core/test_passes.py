@@ -412,16 +412,6 @@ def test_only_what_has_moved_is_decided_anew() -> None:
     assert third.ledger.slices is second.ledger.slices
 
 
-def test_a_capped_slice_is_decided_on_at_every_pass_though_it_sends_nothing() -> None:
-    node = one_slice()
-    node.send(STANDARD, 90 * M)
-    node.run(at(1000))
-    node.run(at(1001))
-    before = node.classes[STANDARD].ceil_bps
-    node.run(at(2000))
-    assert node.classes[STANDARD].ceil_bps > before
-
-
 def test_a_change_that_did_not_take_hold_is_planned_again_though_nothing_moved() -> None:
     node = one_slice()
     node.run(at(0.5))
