@@ -13,9 +13,9 @@ DOCUMENT: Final = ROOT / "docs" / "parity.md"
 _HEADER: Final = """\
 # Parity with bwmon
 
-What PlanetLab's bandwidth monitor (bwmon, with bwlimit under it) did, row by row, and what slicebw does. Where bwmon
-was wrong, slicebw is right. Every row is shown by tests, named here; a test of its own fails where a row has none, or
-names one that does not exist. This file is made from [tests/parity/rows.yaml](../tests/parity/rows.yaml).
+This page compares PlanetLab's bandwidth monitor (bwmon, with bwlimit under it) with slicebw, row by row. Where bwmon
+had defects, slicebw does the right thing instead. Each row names the tests that show it. A test fails if a row names
+none, or names one that does not exist. This file is generated from [rows.yaml](../tests/parity/rows.yaml).
 
 | # | bwmon, bwlimit | slicebw | shown by |
 |---|---|---|---|
