@@ -11,6 +11,7 @@ import pytest
 from tests.api.cluster import HACK, eventually
 from tests.cluster.lab import ClusterLab
 from tests.cluster.traces import Traces
+from tests.support.processes import with_default_signals
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def interrupt_up(home: Path, when_there_is: str, number: signal.Signals) -> None
     """Start a cluster and end the command, and what it runs, as soon as it has made a certain file."""
     line = [str(HACK / "cluster"), "up", "--nodes", "1", "--dir", str(home)]
     with subprocess.Popen(
-        line, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        with_default_signals(line), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as command:
         try:
             eventually((home / when_there_is).exists, within_s=120)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -23,6 +24,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def with_default_signals(command: Sequence[str]) -> list[str]:
+    """The command line with which a command handles SIGINT and SIGQUIT by default, whatever its parent does.
+
+    A non-interactive shell starts background processes with both ignored, children inherit that, and no shell script
+    can undo it (POSIX, "Signals and Error Handling").
+    """
+    return ["env", "--default-signal=INT,QUIT", *command]
 
 
 class Slicebw:
