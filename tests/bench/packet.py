@@ -28,7 +28,7 @@ from tests.bench.frame import (
     times,
 )
 from tests.bench.shaping import CONTAINERD_BURST_BITS, LINE_RATE_BPS, ByCniPlugin, BySlicebw, Shaped, Unshaped
-from tests.support.topology import UPLINK, Pod, Sink, Topology, wait_until
+from tests.support.topology import UPLINK, Meter, Pod, Sink, Topology, wait_until
 
 M: Final = 1_000_000
 SLICES: Final = (1, 64, 1_000, 4_000)
@@ -195,10 +195,10 @@ def unfairness(lab: Topology, seconds: float) -> float:
     flows = [lab.traffic(lab.pod(0), to, 60), *(lab.traffic(lab.pod(1), to, 60) for _ in range(8))]
     try:
         pods = (lab.pod(0), lab.pod(1))
-        wait_until(lambda: all(arrived(lab, pod) > M for pod in pods), "both send", 30)
-        before = [arrived(lab, pod) for pod in pods]
+        wait_until(lambda: all(count > M for count in arrived(lab, pods)), "both send", 30)
+        before = arrived(lab, pods)
         sleep_until(time.monotonic() + seconds)
-        got = [arrived(lab, pod) - then for pod, then in zip(pods, before, strict=True)]
+        got = [now - then for now, then in zip(arrived(lab, pods), before, strict=True)]
     finally:
         for flow in flows:
             flow.stop()
@@ -206,9 +206,10 @@ def unfairness(lab: Topology, seconds: float) -> float:
     return max(abs(one - half) for one in got) * 100 / half
 
 
-def arrived(lab: Topology, pod: Pod) -> int:
-    """Bytes that have arrived from a pod."""
-    return lab.sink.meter(pod.address, lab.sink.address).wire_bytes
+def arrived(lab: Topology, pods: Sequence[Pod]) -> list[int]:
+    """Bytes that have arrived from each pod, all read at once."""
+    meters = lab.sink.meters()
+    return [meters.get((pod.address, lab.sink.address), Meter()).wire_bytes for pod in pods]
 
 
 def received(lab: Topology) -> int:

@@ -15,9 +15,10 @@ from slicebw.core.changes import (
     TreeChange,
     UpdateTable,
 )
-from slicebw.core.tree import ClassSpec
+from slicebw.core.tree import ClassSpec, classid
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
+from tests.support.counters import read_counters
 from tests.support.topology import UPLINK, Namespace, Topology, wait_until
 from tests.support.trees import LINE_RATE_BPS, creation, tree
 
@@ -115,14 +116,12 @@ def rates_of_all_sending(node: Node, senders: dict[int, Namespace]) -> list[floa
     flows = [lab.start_udp(sender, lab.sink.address, 60, 30 * M) for sender in senders.values()]
     for minor in senders:
         wait_until(lambda minor=minor: node.sent(minor) > 500_000, "all send", 30)  # type: ignore[misc]
-    before = {minor: node.sent(minor) for minor in senders}
-    start = time.monotonic()
-    wait_until(lambda: time.monotonic() > start + 4, "some seconds have been measured")
-    after = {minor: node.sent(minor) for minor in senders}
-    elapsed_s = time.monotonic() - start
+    before = read_counters(node.shaper, UPLINK)
+    wait_until(lambda: time.monotonic() > before.at_s + 4, "some seconds have been measured")
+    after = read_counters(node.shaper, UPLINK)
     for flow in flows:
         flow.stop()
-    return [(after[minor] - before[minor]) * 8 / elapsed_s / M for minor in senders]
+    return [after.rate_bps(before, classid(minor)) / M for minor in senders]
 
 
 def test_spare_bandwidth_is_shared_by_quantum(exact_node: Node) -> None:

@@ -1,7 +1,7 @@
 """A node whose agent takes its wishes from a folder, and everything about it that a test can look at."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +10,8 @@ import yaml
 from slicebw.agent.checkpoint import FileStore
 from slicebw.core.ledger import Ledger, SliceAccount
 from slicebw.core.model import SliceKey
+from slicebw.kernel.htb import HtbShaper
+from tests.support.counters import Counters, read_counters
 from tests.support.processes import Slicebw, agent
 from tests.support.tc import ShownClass, classes
 from tests.support.topology import Host, Topology, wait_until
@@ -146,6 +148,11 @@ class FolderLab:
     def classes(self) -> dict[str, ShownClass]:
         """The kernel's classes as tc shows them, by class id."""
         return classes(self.net.node, self.net.uplink)
+
+    def counters(self) -> Counters:
+        """The counters of all classes at one instant."""
+        with closing(HtbShaper()) as shaper, self.net.node.inside():
+            return read_counters(shaper, self.net.uplink)
 
     def ceil_bps(self, name: str) -> int | None:
         """The ceiling of a slice's standard class, None where it has no class."""

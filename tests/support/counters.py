@@ -1,0 +1,35 @@
+"""The counters of all classes at one instant, for tests that compare what several senders get.
+
+One read in this process: a program for each sender starts 0.1 to 0.7 s after the one before it on a busy machine, which
+is a large part of the seconds that a rate is measured over.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slicebw.core.tree import classid
+from slicebw.kernel.htb import HtbShaper
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Bytes sent by class id as tc writes it, and when they were read (monotonic clock)."""
+
+    at_s: float
+    sent_bytes: Mapping[str, int]
+
+    def sent_since(self, before: "Counters", class_id: str) -> int:
+        """Bytes that a class has sent between two readings."""
+        return self.sent_bytes[class_id] - before.sent_bytes[class_id]
+
+    def rate_bps(self, before: "Counters", class_id: str) -> float:
+        """The rate at which a class has sent between two readings."""
+        return self.sent_since(before, class_id) * 8 / (self.at_s - before.at_s)
+
+
+def read_counters(shaper: HtbShaper, device: str) -> Counters:
+    """All classes of a device, by one dump."""
+    observed = shaper.read(device).classes
+    at_s = time.monotonic()
+    return Counters(at_s, {classid(minor): one.sent_bytes for minor, one in observed.items()})
