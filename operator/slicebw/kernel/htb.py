@@ -92,6 +92,7 @@ class HtbShaper:
         link = self._links.find(device)
         root = self._root(link)
         failed: list[FailedChange] = []
+        ours = may_be_ours(root)
         waiting: list[TreeChange] = []
         for change in changes:
             if isinstance(change, CreateRoot | RemoveRoot):
@@ -99,7 +100,8 @@ class HtbShaper:
                 waiting = []
                 failed += self._change_root(link, root, change, line_rate_bps)
                 root = self._root(link)
-            elif may_be_ours(root):
+                ours = may_be_ours(root)
+            elif ours:
                 waiting.append(change)
             else:
                 failed.append(FailedChange(change, f"the root qdisc of {device} is not ours: {root}"))
