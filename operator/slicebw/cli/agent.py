@@ -66,14 +66,8 @@ def agent(
 
     Stopping it changes nothing in the kernel.
     """
-    from slicebw.agent.checkpoint import FileStore
-    from slicebw.agent.clock import SystemClock
-    from slicebw.agent.cycle import Cycle
-    from slicebw.agent.gate import NS, Gate
     from slicebw.agent.loop import Loop
     from slicebw.kernel import netns as namespaces
-    from slicebw.kernel.htb import HtbShaper
-    from slicebw.kernel.nft import NftClassifier
 
     if manifests is not None and kubeconfig is not None:
         raise UsageError("--manifests and --kubeconfig: an agent has one or the other; leave one out")
@@ -84,29 +78,10 @@ def agent(
         if stop.is_set():
             return
         edges = _edges(node, manifests, kubeconfig, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
-
-        def build() -> "Cycle":
-            shaper, classifier = HtbShaper(), NftClassifier()
-            cycle = Cycle(
-                shaper=shaper,
-                classifier=classifier,
-                feed=edges.feed,
-                store=FileStore(state_dir),
-                reporter=edges.reporter,
-                clock=SystemClock(),
-                gate=Gate(report_interval * NS),
-                uplink=uplink,
-            )
-
-            def table_changed() -> None:
-                cycle.distrust_table()
-                loop.wake()
-
-            shaper.watch(loop.wake)
-            classifier.watch(table_changed)
-            return cycle
-
-        loop = Loop(build, lambda: namespaces.enter(netns) if netns else None)
+        loop = Loop(
+            lambda: _cycle(edges, state_dir, report_interval, uplink, loop.wake),
+            lambda: namespaces.enter(netns) if netns else None,
+        )
         probes = {"/healthz": loop.liveness, "/readyz": loop.readiness}
         serve_health(stack, liveness_address, liveness_port, probes, lambda: _metrics(loop, edges))
         run(stack, [*edges.services, ThreadService(loop)])
@@ -117,6 +92,38 @@ def agent(
     if loop.failure is not None:
         raise loop.failure
     log.info("agent stopped; the kernel stays as it is")
+
+
+def _cycle(
+    edges: "_Edges", state_dir: Path, report_interval_s: int, uplink: str | None, wake: Callable[[], None]
+) -> "Cycle":
+    """The cycle on the kernel of the calling thread's network namespace; ``wake`` is called when that changes."""
+    from slicebw.agent.checkpoint import FileStore
+    from slicebw.agent.clock import SystemClock
+    from slicebw.agent.cycle import Cycle
+    from slicebw.agent.gate import NS, Gate
+    from slicebw.kernel.htb import HtbShaper
+    from slicebw.kernel.nft import NftClassifier
+
+    shaper, classifier = HtbShaper(), NftClassifier()
+    cycle = Cycle(
+        shaper=shaper,
+        classifier=classifier,
+        feed=edges.feed,
+        store=FileStore(state_dir),
+        reporter=edges.reporter,
+        clock=SystemClock(),
+        gate=Gate(report_interval_s * NS),
+        uplink=uplink,
+    )
+
+    def table_changed() -> None:
+        cycle.distrust_table()
+        wake()
+
+    shaper.watch(wake)
+    classifier.watch(table_changed)
+    return cycle
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,11 @@ class FolderFeed:
             others = f" (and {counted(len(identities) - 1)} more)" if identities[1:] else ""
             log.error(
                 "%s:%d: %s%s is in %s:%d already, which holds: keep it in one file",
-                *(shown_path(path), line, identity, others, shown_path(owner), first),
+                shown_path(path),
+                line,
+                identity,
+                others,
+                shown_path(owner),
+                first,
             )
         self._said = set(losers)
