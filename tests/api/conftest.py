@@ -16,6 +16,9 @@ from slicebw.kube.background import ApiThread
 from slicebw.kube.feed import ApiFeed
 from tests.api.cluster import Cluster, eventually
 from tests.api.proxy import FaultProxy
+from tests.support.namespaces import namespace, new_namespace
+
+__all__ = ["cluster", "connect", "namespace", "new_namespace", "node", "outage", "proxy", "start_feed"]
 
 _numbers = itertools.count(1)
 
@@ -63,28 +66,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield made
     finally:
         made.stop()
-
-
-@pytest.fixture
-def new_namespace(cluster: Cluster) -> Iterator[Callable[[], str]]:
-    """Makes namespaces, and deletes them afterwards with what is in them."""
-    made = []
-
-    def make() -> str:
-        name = f"test-{next(_numbers)}"
-        cluster.core.create_namespace({"metadata": {"name": name}})
-        made.append(name)
-        return name
-
-    yield make
-    for name in made:
-        cluster.delete_namespace(name)
-
-
-@pytest.fixture
-def namespace(new_namespace: Callable[[], str]) -> str:
-    """A namespace of the test's own."""
-    return new_namespace()
 
 
 @pytest.fixture

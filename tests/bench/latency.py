@@ -18,7 +18,7 @@ from slicebw.kernel.codec import burst_bytes
 from tests.bench.frame import Row, Samples, at_most, at_most_times, figure, in_turn_together, say, times
 from tests.bench.packet import M, held
 from tests.bench.shaping import LINE_RATE_BPS, ByCniPlugin, ByTree, Shaped
-from tests.support.topology import UPLINK, Topology
+from tests.support.round_trips import has_fq_codel
 
 ROOT: Final = Path(__file__).parents[2]
 RATES_MBPS: Final = (1, 10, 50)
@@ -60,16 +60,6 @@ def measure_somewhere(quick: bool) -> tuple[str, Measured]:
             raise RuntimeError(f"{' '.join(command)}: exit code {script.returncode}: {said[-2000:]}")
         found = json.loads(file.read_text())
     return found["kernel"], found["measured"]
-
-
-def has_fq_codel() -> bool:
-    """Whether this machine's kernel can queue by fq_codel."""
-    with Topology(pods=0) as lab:
-        try:
-            lab.node.run("tc", "qdisc", "add", "dev", UPLINK, "root", "fq_codel")
-        except RuntimeError:
-            return False
-    return True
 
 
 def measure(*, quick: bool) -> Measured:

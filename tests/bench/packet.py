@@ -6,9 +6,6 @@ bytes; at 1,000 Mbit/s pods may hand it bundles, or no processor here could fill
 with the first packet that arrives. Round trips depend on the leaf queues that the kernel has: see latency.
 """
 
-import re
-import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -28,7 +25,8 @@ from tests.bench.frame import (
     times,
 )
 from tests.bench.shaping import CONTAINERD_BURST_BITS, LINE_RATE_BPS, ByCniPlugin, BySlicebw, Shaped, Unshaped
-from tests.support.topology import UPLINK, Meter, Pod, Sink, Topology, wait_until
+from tests.support.round_trips import ping_ms
+from tests.support.topology import UPLINK, Meter, Pod, Topology, wait_until
 
 M: Final = 1_000_000
 SLICES: Final = (1, 64, 1_000, 4_000)
@@ -225,13 +223,3 @@ def received_packets(lab: Topology) -> int:
 def sleep_until(deadline: float) -> None:
     """Let a stretch of time pass: here it is what is measured over, nothing is waited for."""
     time.sleep(max(0.0, deadline - time.monotonic()))
-
-
-def ping_ms(pod: Pod, sink: Sink, seconds: float) -> float:
-    """The median round trip of pings from the pod, 20 a second."""
-    command = pod.command("ping", "-i", "0.05", "-c", str(max(5, round(seconds * 20))), sink.address)
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    trips = [float(trip) for trip in re.findall(r"time=([\d.]+) ms", shown)]
-    if not trips:
-        raise RuntimeError(f"no ping came back: {shown}")
-    return statistics.median(trips)

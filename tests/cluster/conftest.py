@@ -5,10 +5,9 @@ for who writes tests. Else it is one of the tests' own, and nothing of it may be
 """
 
 import fcntl
-import itertools
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,11 @@ import pytest
 from tests.api.cluster import HACK
 from tests.cluster.lab import ClusterLab
 from tests.cluster.traces import Traces
+from tests.support.namespaces import namespace, new_namespace
+
+__all__ = ["cluster", "namespace", "new_namespace", "slicebw_image", "workload"]
 
 WORKLOAD = "slicebw.io/test-workload:bookworm"
-
-_numbers = itertools.count(1)
 
 
 def _cache() -> Path:
@@ -73,25 +73,3 @@ def slicebw_image(cluster: ClusterLab) -> str:
 def workload(cluster: ClusterLab) -> str:
     """The image that tests run as pods: iperf3, curl, ping, busybox."""
     return WORKLOAD
-
-
-@pytest.fixture
-def new_namespace(cluster: ClusterLab) -> Iterator[Callable[[], str]]:
-    """Makes namespaces, and deletes them afterwards with what is in them."""
-    made: list[str] = []
-
-    def make() -> str:
-        name = f"test-{os.getpid()}-{next(_numbers)}"
-        cluster.core.create_namespace({"metadata": {"name": name}})
-        made.append(name)
-        return name
-
-    yield make
-    for name in made:
-        cluster.delete_namespace(name)
-
-
-@pytest.fixture
-def namespace(new_namespace: Callable[[], str]) -> str:
-    """A namespace of the test's own."""
-    return new_namespace()

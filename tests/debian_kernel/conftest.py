@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.bench.latency import has_fq_codel
 from tests.kernel.conftest import do_without, kernel, lab, shaper
+from tests.support.round_trips import has_fq_codel
 
 __all__ = ["fq_codel", "kernel", "lab", "shaper"]
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from slicebw.core.changes import ChangeClass, DeleteClass, ForgiveDebt, SetLeaf, TreeChange
 from slicebw.core.tree import DEFAULT_ID, leaf
 from slicebw.kernel.htb import HtbShaper
-from tests.bench.packet import ping_ms
+from tests.support.round_trips import ping_ms
 from tests.support.topology import UPLINK, Topology, wait_until
 from tests.support.trees import LINE_RATE_BPS, STANDARD, creation, tree
 

@@ -1,0 +1,27 @@
+"""Round trips beside other traffic, and whether the kernel has the leaf queue that keeps them short."""
+
+import re
+import statistics
+import subprocess
+
+from tests.support.topology import UPLINK, Pod, Sink, Topology
+
+
+def ping_ms(pod: Pod, sink: Sink, seconds: float) -> float:
+    """The median round trip of pings from the pod, 20 a second."""
+    command = pod.command("ping", "-i", "0.05", "-c", str(max(5, round(seconds * 20))), sink.address)
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    trips = [float(trip) for trip in re.findall(r"time=([\d.]+) ms", shown)]
+    if not trips:
+        raise RuntimeError(f"no ping came back: {shown}")
+    return statistics.median(trips)
+
+
+def has_fq_codel() -> bool:
+    """Whether this machine's kernel can queue by fq_codel."""
+    with Topology(pods=0) as lab:
+        try:
+            lab.node.run("tc", "qdisc", "add", "dev", UPLINK, "root", "fq_codel")
+        except RuntimeError:
+            return False
+    return True
