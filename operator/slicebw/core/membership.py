@@ -1,16 +1,78 @@
-"""Which pod belongs to which slice, and which address to which class."""
+"""Which pod belongs to which slice, and which address to which slice's class. It costs what changed.
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+A :class:`Membership` carries an index of what it was made from, and :func:`resolve` goes on from the last one. Neither
+is ever changed once it is made: a pass may fail and begin again from the same one.
+"""
 
-from msgspec import Struct, field
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import compress, takewhile
+from operator import is_, is_not, truth
+from typing import NamedTuple, TypeVar
+
 from msgspec.structs import replace
 
-from slicebw.core.model import Pod, SliceKey, SliceSpec
+from slicebw.core.model import Pod, Selector, SelectorOperator, SliceKey, SliceSpec
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 
+_T = TypeVar("_T")
 
-class Membership(Struct, frozen=True):
+_Claim = tuple[SliceKey, ...]
+"""The SliceBandwidths that select a pod, the oldest first: the first one has it."""
+
+_Bucket = tuple[str, str] | str | None
+"""Pods with this label and value; with this label, whatever its value; or all pods."""
+
+_Files = Mapping[_Bucket, tuple[SliceSpec, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Selectors:
+    """The selectors of one namespace. Each is filed under one of its requirements, for pods to look it up."""
+
+    files: _Files = field(default_factory=dict)
+    """A spec in them may be an earlier one with the same key, age and selector."""
+    asked: Mapping[_Bucket, int] = field(default_factory=dict)
+    """How many selectors have a requirement that leads to this bucket."""
+
+    def changed(self, gone: Iterable[SliceSpec], come: Iterable[SliceSpec]) -> "_Selectors":
+        """Without those that are gone, and with those that come."""
+        keys, asked, files = {spec.key for spec in gone}, Counter(self.asked), dict(self.files)
+        asked.update(_all_buckets(come))
+        asked.subtract(_all_buckets(gone))
+        for bucket in set(_all_buckets(gone)):
+            files[bucket] = tuple(spec for spec in files.get(bucket, ()) if spec.key not in keys)
+        _file(files, come, asked)
+        return _Selectors({bucket: specs for bucket, specs in files.items() if specs}, +asked)
+
+    def only(self, specs: Iterable[SliceSpec]) -> _Files:
+        """These specs alone, filed as they would be here."""
+        files: dict[_Bucket, tuple[SliceSpec, ...]] = {}
+        _file(files, specs, self.asked)
+        return files
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What a membership was made from."""
+
+    slices: tuple[SliceSpec, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    """These keep the pods alive whose ``id()`` is a key of ``claims``."""
+    selectors: Mapping[str, _Selectors] = field(default_factory=dict)
+    """By namespace."""
+    claims: Mapping[int, _Claim] = field(default_factory=dict)
+    """By the pod's ``id()``."""
+    holders: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
+    """The pods with an address; almost always one."""
+    counts: Mapping[SliceKey, int] = field(default_factory=dict)
+    """How many addresses a slice has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
     """The outcome: addresses by slice, and what stands in the way of others.
 
     A slice is *present* on the node when at least one of its pods has an address here.
@@ -19,6 +81,16 @@ class Membership(Struct, frozen=True):
     addresses: Mapping[str, SliceKey] = field(default_factory=dict)
     present: frozenset[SliceKey] = frozenset()
     problems: Mapping[SliceKey, tuple[PodProblem, ...]] = field(default_factory=dict)
+    index: _Index = field(default_factory=_Index, repr=False, compare=False)
+    """For :func:`resolve` only."""
+
+
+class _Move(NamedTuple):
+    """A pod whose claim is another one now. None before: the pod is new. None after: it is gone."""
+
+    pod: Pod
+    before: _Claim | None
+    after: _Claim | None
 
 
 def age(spec: SliceSpec) -> tuple[int, SliceKey]:
@@ -29,61 +101,247 @@ def age(spec: SliceSpec) -> tuple[int, SliceKey]:
 def with_last_good_selectors(slices: Iterable[SliceSpec], before: Iterable[SliceSpec]) -> tuple[SliceSpec, ...]:
     """The slices; one whose selector is wrong keeps the one it had ``before``, and with it its pods and their limits.
 
-    One that never had a right selector has no pods: nobody knows which were meant.
+    One that never had a right selector has no pods: nobody knows which were meant. Where the outcome equals the spec of
+    ``before``, it is that object.
     """
-    known = {spec.key: spec.selector for spec in before}
-    return tuple(
-        replace(spec, selector=known.get(spec.key)) if spec.selector is None and known.get(spec.key) else spec
-        for spec in slices
-    )
+    known = {spec.key: spec for spec in before}
+
+    def mended(spec: SliceSpec) -> SliceSpec:
+        was = known.get(spec.key)
+        if was is None or was.selector is None:
+            return spec
+        made = replace(spec, selector=was.selector)
+        return was if made == was else made
+
+    return tuple(spec if spec.selector is not None else mended(spec) for spec in slices)
 
 
-def resolve(slices: Iterable[SliceSpec], pods: Iterable[Pod]) -> Membership:
+def resolve(slices: Iterable[SliceSpec], pods: Iterable[Pod], last: Membership | None = None) -> Membership:
     """Give every pod to the oldest SliceBandwidth of its namespace that selects it.
 
     Finished pods have no addresses any more. hostNetwork pods send as the node itself (root), and pods without an
     address send nothing yet: both are named as problems of the slice that would have them. An address that two
     pods claim is the newer pod's: the older one's deletion is on its way.
+
+    Args:
+        slices: every SliceBandwidth once.
+        pods: every pod once.
+        last: an earlier membership. The result is the same without it; with it, only slices and pods that are other
+            objects than then are looked at, and every part of the result that is equal is the same object.
     """
-    by_namespace: dict[str, list[SliceSpec]] = defaultdict(list)
-    for spec in sorted(slices, key=age):
-        by_namespace[spec.key.namespace].append(spec)
-
-    addresses: dict[str, SliceKey] = {}
-    problems: dict[SliceKey, list[PodProblem]] = defaultdict(list)
-    for pod in sorted(pods, key=lambda pod: (not pod.deleting, pod.created_s, pod.uid)):
-        if pod.finished:
-            continue
-        winner = _winner(pod, by_namespace.get(pod.namespace, ()), problems)
-        if winner is None:
-            # Whoever claimed this address before is older: the new pod's packets must not be charged to it.
-            for address in () if pod.host_network else pod.addresses:
-                addresses.pop(address, None)
-        elif pod.host_network:
-            reason = "it is a hostNetwork pod: its traffic is the node's own and counts as root's"
-            problems[winner.key].append(PodProblem(str(pod), reason))
-        elif not pod.addresses:
-            problems[winner.key].append(PodProblem(str(pod), "it has no address yet"))
+    last = Membership() if last is None else last
+    was, slices, pods = last.index, tuple(slices), tuple(pods)
+    if slices is was.slices and pods is was.pods:
+        return last
+    selectors, changed = _reselected(was, slices)
+    moves = _moves(was, pods, selectors, changed)
+    claims = dict(was.claims)
+    for pod, _, after in moves:
+        if after is None:
+            del claims[id(pod)]
         else:
-            addresses.update(dict.fromkeys(pod.addresses, winner.key))
-    return Membership(
-        addresses,
-        frozenset(addresses.values()),
-        {key: tuple(sorted(found, key=lambda problem: problem.pod)) for key, found in problems.items()},
-    )
+            claims[id(pod)] = after
+    holders = _holders(was.holders, moves)
+    addresses, counts, present = _addresses(last, moves, claims, holders)
+    index = _Index(slices, pods, selectors, claims, holders, counts)
+    return Membership(addresses, present, _problems(last.problems, moves), index)
 
 
-def _winner(
-    pod: Pod, candidates: Sequence[SliceSpec], problems: Mapping[SliceKey, list[PodProblem]]
-) -> SliceSpec | None:
-    """The oldest of the SliceBandwidths that select the pod; the younger ones get a problem each."""
-    winner: SliceSpec | None = None
-    for spec in candidates:
-        if spec.selector is None or not spec.selector.matches(pod.labels):
+def _reselected(was: _Index, slices: tuple[SliceSpec, ...]) -> tuple[Mapping[str, _Selectors], Mapping[str, _Files]]:
+    """The selectors of these slices; and only those that changed, as they were and as they are. By namespace."""
+    gone, come = _difference(was.slices, slices)
+    earlier = {spec.key: (spec.created_s, spec.selector) for spec in gone}
+    # A spec with other limits selects the same pods.
+    same = {spec.key for spec in come if earlier.get(spec.key) == (spec.created_s, spec.selector)}
+    left, joined = defaultdict[str, list[SliceSpec]](list), defaultdict[str, list[SliceSpec]](list)
+    for specs, by_namespace in ((gone, left), (come, joined)):
+        for spec in specs:
+            if spec.key not in same:
+                by_namespace[spec.key.namespace].append(spec)
+    selectors, changed = dict(was.selectors), {}
+    for name in left.keys() | joined.keys():
+        selectors[name] = selectors.get(name, _Selectors()).changed(left[name], joined[name])
+        changed[name] = selectors[name].only((*left[name], *joined[name]))
+        if not selectors[name].asked:
+            del selectors[name]
+    return selectors, changed
+
+
+def _buckets(selector: Selector | None) -> list[tuple[_Bucket, ...]]:
+    """For each requirement by which pods can be looked up, its buckets; all pods where there is no such requirement."""
+    if selector is None:
+        return []
+    found: list[tuple[_Bucket, ...]] = []
+    for requirement in selector.requirements:
+        if requirement.operator is SelectorOperator.IN:
+            found.append(tuple((requirement.key, value) for value in dict.fromkeys(requirement.values)))
+        elif requirement.operator is SelectorOperator.EXISTS:
+            found.append((requirement.key,))
+    return found or [(None,)]
+
+
+def _all_buckets(specs: Iterable[SliceSpec]) -> Iterator[_Bucket]:
+    return (bucket for spec in specs for buckets in _buckets(spec.selector) for bucket in buckets)
+
+
+def _file(
+    files: dict[_Bucket, tuple[SliceSpec, ...]], specs: Iterable[SliceSpec], asked: Mapping[_Bucket, int]
+) -> None:
+    """File each under its rarest requirement: where all slices ask for ``team=web``, another one tells them apart."""
+    for spec in specs:
+        rarest = min(_buckets(spec.selector), key=lambda buckets: sum(asked.get(one, 0) for one in buckets), default=())
+        for bucket in rarest:
+            files[bucket] = (*files.get(bucket, ()), spec)
+
+
+def _may_select(files: _Files, labels: Mapping[str, str]) -> bool:
+    """Whether any bucket is for such a pod; almost always none is, and this is much faster than to look into each."""
+    buckets = files.keys()
+    return not buckets.isdisjoint(labels.items()) or not buckets.isdisjoint(labels) or None in buckets
+
+
+def _selecting(files: _Files, labels: Mapping[str, str]) -> list[SliceSpec]:
+    """Those that select a pod with these labels."""
+    return [
+        spec
+        for bucket in (*labels.items(), *labels, None)
+        for spec in files.get(bucket, ())
+        if spec.selector is not None and spec.selector.matches(labels)
+    ]
+
+
+def _claim(selectors: Mapping[str, _Selectors], pod: Pod) -> _Claim:
+    known = selectors.get(pod.namespace)
+    if known is None or pod.finished:
+        return ()
+    return tuple(spec.key for spec in sorted(_selecting(known.files, pod.labels), key=age))
+
+
+def _moves(
+    was: _Index, pods: tuple[Pod, ...], selectors: Mapping[str, _Selectors], changed: Mapping[str, _Files]
+) -> list[_Move]:
+    """Pods that are gone, then those that changed hands, then those that are new."""
+    gone, come = _difference(was.pods, pods)
+    moves = [_Move(pod, was.claims[id(pod)], None) for pod in gone]
+    for pod in pods if changed else ():
+        files, before = changed.get(pod.namespace), was.claims.get(id(pod))
+        if files is None or before is None or not _may_select(files, pod.labels):
             continue
-        if winner is None:
-            winner = spec
-        else:
-            reason = f"{OLDER_HAS_IT}{winner.key}"
-            problems[spec.key].append(PodProblem(str(pod), reason))
-    return winner
+        if _selecting(files, pod.labels) and (after := _claim(selectors, pod)) != before:
+            moves.append(_Move(pod, before, after))
+    moves.extend(_Move(pod, None, _claim(selectors, pod)) for pod in come)
+    return moves
+
+
+def _difference(before: tuple[_T, ...], after: tuple[_T, ...]) -> tuple[list[_T], list[_T]]:
+    """The objects that are only in the one, and those that are only in the other.
+
+    Sets of 10,000 objects are slow. Almost always only a few objects have been replaced, put in or left out: so what
+    both begin and end with is passed over first, and what stands at the same place.
+    """
+    start = _common(before, after)
+    before, after = before[start:], after[start:]
+    end = _common(before[::-1], after[::-1])
+    before, after = before[: len(before) - end], after[: len(after) - end]
+    if len(before) == len(after):
+        differ = list(map(is_not, before, after))
+        before, after = tuple(compress(before, differ)), tuple(compress(after, differ))
+    old, new = set(map(id, before)), set(map(id, after))
+    return [one for one in before if id(one) not in new], [one for one in after if id(one) not in old]
+
+
+def _common(before: tuple[_T, ...], after: tuple[_T, ...]) -> int:
+    """With how many of the same objects both begin."""
+    return sum(takewhile(truth, map(is_, before, after)))
+
+
+def _holders(before: Mapping[str, tuple[Pod, ...]], moves: Iterable[_Move]) -> Mapping[str, tuple[Pod, ...]]:
+    moved = [move for move in moves if (move.before is None or move.after is None) and _own_addresses(move.pod)]
+    if not moved:
+        return before
+    holders = dict(before)
+    for pod, _, after in moved:
+        for address in _own_addresses(pod):
+            others = tuple(one for one in holders.pop(address, ()) if one is not pod)
+            if after is not None:
+                holders[address] = (*others, pod)
+            elif others:
+                holders[address] = others
+    return holders
+
+
+def _own_addresses(pod: Pod) -> tuple[str, ...]:
+    return () if pod.finished or pod.host_network else pod.addresses
+
+
+def _addresses(
+    last: Membership, moves: Iterable[_Move], claims: Mapping[int, _Claim], holders: Mapping[str, tuple[Pod, ...]]
+) -> tuple[Mapping[str, SliceKey], Mapping[SliceKey, int], frozenset[SliceKey]]:
+    """The addresses of each slice, how many it has, and who has any."""
+    owners: dict[str, SliceKey | None] = {}
+    for address in {address for move in moves for address in _own_addresses(move.pod)}:
+        # The newest pod has the address: where it is nobody's, its packets must not be charged to an older one's slice.
+        pods = holders.get(address)
+        claim = claims[id(max(pods, key=_newness))] if pods else ()
+        owner = claim[0] if claim else None
+        if owner != last.addresses.get(address):
+            owners[address] = owner
+    if not owners:
+        return last.addresses, last.index.counts, last.present
+    addresses, counts = dict(last.addresses), dict(last.index.counts)
+    moved: set[SliceKey] = set()
+    for address, owner in owners.items():
+        before = addresses.pop(address, None)
+        if before is not None:
+            counts[before] -= 1
+            moved.add(before)
+        if owner is not None:
+            addresses[address] = owner
+            counts[owner] = counts.get(owner, 0) + 1
+            moved.add(owner)
+    for key in moved:
+        if not counts[key]:
+            del counts[key]
+    same = all((key in counts) == (key in last.present) for key in moved)
+    return addresses, counts, last.present if same else frozenset(counts)
+
+
+def _newness(pod: Pod) -> tuple[bool, int, str, str, str]:
+    return not pod.deleting, pod.created_s, pod.uid, pod.namespace, pod.name
+
+
+def _problems(
+    before: Mapping[SliceKey, tuple[PodProblem, ...]], moves: Iterable[_Move]
+) -> Mapping[SliceKey, tuple[PodProblem, ...]]:
+    drafts: dict[SliceKey, list[PodProblem]] = {}
+
+    def draft(key: SliceKey) -> list[PodProblem]:
+        if key not in drafts:
+            drafts[key] = list(before.get(key, ()))
+        return drafts[key]
+
+    for move in moves:
+        for key, problem in _problems_of(move.pod, move.before):
+            del draft(key)[bisect_left(draft(key), _by_pod(problem), key=_by_pod)]
+        for key, problem in _problems_of(move.pod, move.after):
+            insort(draft(key), problem, key=_by_pod)
+    edited = {key: has for key, found in drafts.items() if (has := tuple(found)) != before.get(key, ())}
+    return {key: has for key, has in {**before, **edited}.items() if has} if edited else before
+
+
+def _by_pod(problem: PodProblem) -> tuple[str, str]:
+    return problem.pod, problem.reason
+
+
+def _problems_of(pod: Pod, claim: _Claim | None) -> Iterator[tuple[SliceKey, PodProblem]]:
+    """What a pod's claimants are told: the oldest why it does not have the pod's traffic, the others who has it."""
+    if not claim:
+        return
+    winner, *younger = claim
+    if pod.host_network:
+        reason = "it is a hostNetwork pod: its traffic is the node's own and counts as root's"
+        yield winner, PodProblem(str(pod), reason)
+    elif not pod.addresses:
+        yield winner, PodProblem(str(pod), "it has no address yet")
+    for key in younger:
+        yield key, PodProblem(str(pod), f"{OLDER_HAS_IT}{winner}")

@@ -147,7 +147,7 @@ def _settled(given: PassInput, last: PassResult | None) -> NodeSettings:
 def _members(snapshot: Snapshot, last: PassResult | None) -> Membership:
     if last and (last.basis.snapshot.slices, last.basis.snapshot.pods) == (snapshot.slices, snapshot.pods):
         return last.basis.membership
-    return resolve(snapshot.slices, snapshot.pods)
+    return resolve(snapshot.slices, snapshot.pods, last.basis.membership if last else None)
 
 
 def _goes_on(

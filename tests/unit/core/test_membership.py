@@ -1,12 +1,21 @@
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import permutations
+from random import Random
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from slicebw.core.membership import resolve, with_last_good_selectors
-from slicebw.core.model import Requirement, Selector, SelectorOperator, SliceKey
+from slicebw.core.membership import Membership, age, resolve, with_last_good_selectors
+from slicebw.core.model import Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
+from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 from tests.unit.core.builders import pod, spec
 
 KEY = SliceKey("ns", "slice")
+LABELS = ("app", "team")
+VALUES = ("a", "b")
 
 
 def test_every_pod_of_the_namespace_belongs_to_the_slice() -> None:
@@ -80,3 +89,135 @@ def test_a_selector_that_became_wrong_is_the_last_good_one_and_of_a_new_slice_no
     assert kept == replace(bad, selector=good.selector)
     assert unknown == new
     assert with_last_good_selectors([good], [replace(good, selector=Selector())]) == (good,)
+
+
+def test_a_selector_that_stays_wrong_leaves_the_slice_the_same_object() -> None:
+    good = replace(spec(), selector=Selector((Requirement("app", SelectorOperator.EXISTS),)))
+    bad = replace(good, selector=None, generation=2, errors=("spec.podSelector: wrong",))
+    (kept,) = with_last_good_selectors([bad], [good])
+    (again,) = with_last_good_selectors([bad], [kept])
+    assert again is kept
+
+
+requirements = st.builds(
+    Requirement,
+    st.sampled_from(LABELS),
+    st.sampled_from(SelectorOperator),
+    st.lists(st.sampled_from(VALUES), max_size=2).map(tuple),
+)
+selectors = st.none() | st.lists(requirements, max_size=3).map(lambda found: Selector(tuple(found)))
+specs = st.builds(
+    lambda name, created_s, selector, generation: replace(
+        spec(name, created_s=created_s), selector=selector, generation=generation
+    ),
+    st.sampled_from([f"{namespace}/{number}" for namespace in ("ns", "other") for number in range(4)]),
+    st.integers(0, 2),
+    selectors,
+    st.integers(1, 2),
+)
+pods = st.builds(
+    lambda name, addresses, **changes: pod(name, *addresses, **changes),
+    st.sampled_from([f"{namespace}/{number}" for namespace in ("ns", "other", "free") for number in range(4)]),
+    st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1"]), max_size=2, unique=True),
+    labels=st.dictionaries(st.sampled_from(LABELS), st.sampled_from(VALUES)),
+    host_network=st.integers(0, 4).map(lambda one: one == 0),
+    finished=st.integers(0, 4).map(lambda one: one == 0),
+    deleting=st.booleans(),
+    created_s=st.integers(0, 2),
+)
+
+
+@given(
+    st.lists(st.tuples(st.lists(specs, max_size=3), st.lists(pods, max_size=3), st.none() | st.randoms()), max_size=12)
+)
+def test_whatever_comes_changes_and_goes_the_outcome_is_that_of_a_beginning(
+    steps: list[tuple[list[SliceSpec], list[Pod], Random | None]],
+) -> None:
+    """A spec or a pod that is named again changes, or goes where it is the same; the others stay the same objects."""
+    known: dict[object, SliceSpec] = {}
+    here: dict[str, Pod] = {}
+    last = Membership()
+    for changed, moved, random in steps:
+        for one in changed:
+            known.pop(one.key) if known.get(one.key) == one else known.update({one.key: one})
+        for each in moved:
+            here.pop(str(each)) if here.get(str(each)) == each else here.update({str(each): each})
+        slices, on_node = list(known.values()), list(here.values())
+        if random is not None:
+            random.shuffle(slices)
+            random.shuffle(on_node)
+        found = resolve(slices, on_node, last)
+        assert found == resolve(slices, on_node) == _by_hand(slices, on_node)
+        assert resolve(slices, on_node, last) == found, "the last one serves twice"
+        _assert_equal_parts_are_the_same(found, last)
+        last = found
+
+
+def _by_hand(slices: Sequence[SliceSpec], pods: Sequence[Pod]) -> Membership:
+    """What is documented, in the simplest way: every pod asks every SliceBandwidth."""
+    owners: dict[str, SliceKey | None] = {}
+    problems: defaultdict[SliceKey, list[PodProblem]] = defaultdict(list)
+    for one in sorted(pods, key=lambda pod: (not pod.deleting, pod.created_s, pod.uid)):
+        selecting = [
+            each.key
+            for each in sorted(slices, key=age)
+            if each.key.namespace == one.namespace and each.selector and each.selector.matches(one.labels)
+        ]
+        if one.finished:
+            continue
+        for loser in selecting[1:]:
+            problems[loser].append(PodProblem(str(one), f"{OLDER_HAS_IT}{selecting[0]}"))
+        if one.host_network or not one.addresses:
+            trouble = "it is a hostNetwork pod: its traffic is the node's own and counts as root's"
+            reason = trouble if one.host_network else "it has no address yet"
+            for winner in selecting[:1]:
+                problems[winner].append(PodProblem(str(one), reason))
+        else:
+            owners.update(dict.fromkeys(one.addresses, selecting[0] if selecting else None))
+    addresses = {address: owner for address, owner in owners.items() if owner is not None}
+    named = {key: tuple(sorted(found, key=lambda problem: problem.pod)) for key, found in problems.items()}
+    return Membership(addresses, frozenset(addresses.values()), named)
+
+
+def _assert_equal_parts_are_the_same(found: Membership, last: Membership) -> None:
+    for part in ("addresses", "present", "problems"):
+        assert (getattr(found, part) == getattr(last, part)) == (getattr(found, part) is getattr(last, part)), part
+    for key, problems in found.problems.items():
+        assert (problems == last.problems.get(key)) == (problems is last.problems.get(key)), key
+
+
+class _Counted(Selector, frozen=True):
+    """A selector that counts how often it was asked, in ``counted``."""
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        counted.append(self)
+        return super().matches(labels)
+
+
+counted: list[Selector] = []
+
+
+def _labels(number: int) -> dict[str, str]:
+    return {"managed-by": "lab", "slice": f"s{number}", "app": "web"}
+
+
+def _slice(number: int, **changes: object) -> SliceSpec:
+    asked = [(key, SelectorOperator.IN, (value,)) for key, value in list(_labels(number).items())[:2]]
+    selector = _Counted(tuple(Requirement(*one) for one in asked))
+    return replace(spec(f"ns/{number}"), **{"selector": selector, **changes})
+
+
+@pytest.mark.parametrize("slices", [10, 400])
+def test_a_pod_asks_only_slices_that_its_labels_lead_to(slices: int) -> None:
+    """One changed pod, and then one changed spec, cost the same beside ten slices as beside four hundred."""
+    known = tuple(_slice(number) for number in range(slices))
+    here = tuple(pod(f"ns/{number}", f"10.0.{number % 8}.{number}", labels=_labels(number)) for number in range(slices))
+    last = resolve(known, here)
+    moved = (*here[:5], replace(here[5], labels=_labels(6)), *here[6:])
+    other = (*known[:5], _slice(5, selector=_Counted(_slice(7).selector.requirements)), *known[6:])  # type: ignore[union-attr]
+    limited = (*known[:5], replace(known[5], limits=None, generation=2), *known[6:])
+    for given_slices, given_pods, most in ((known, moved, 1), (other, here, 6), (limited, here, 0)):
+        counted.clear()
+        found = resolve(given_slices, given_pods, last)
+        assert len(counted) <= most
+        assert found == resolve(given_slices, given_pods)
