@@ -13,9 +13,11 @@ Places = Mapping[str, int]
 def places_of(specs: Sequence[SliceSpec], pods: Mapping[str, Iterable[Pod]]) -> dict[SliceKey, Places]:
     """For each slice of a namespace the nodes on which it has pods, by the agents' own rules (core.membership)."""
     places: dict[SliceKey, dict[str, int]] = {spec.key: {} for spec in specs}
+    slices = tuple(specs)
+    without_pods = resolve(slices, ())  # indexes the selectors once, not for every node
     for node, on_node in pods.items():
         found = list(on_node)
-        owners = resolve(specs, found).addresses
+        owners = resolve(slices, found, without_pods).addresses
         counts = Counter(key for pod in found if (key := _owner(pod, owners)) is not None)
         for key, count in counts.items():
             places[key][node] = count
