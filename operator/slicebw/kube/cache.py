@@ -106,11 +106,12 @@ class ObjectCache(Generic[V]):
         if version <= (unheld if held is None else held.version):
             return None
         value = self._parse(obj)
-        self._held[key] = _Held(obj["metadata"]["uid"], version, value)
+        # An equal value stays the same object: readers tell by identity what has changed.
+        same = held is not None and held.value == value
+        kept = held.value if held is not None and same else value
+        self._held[key] = _Held(obj["metadata"]["uid"], version, kept)
         self._tombstones.pop(key, None)
-        if held is None:
-            return Change(None, value)
-        return Change(held.value, value) if held.value != value else None
+        return None if same else Change(None if held is None else held.value, value)
 
     def forget(self, gone: "Gone[V]") -> Change[V] | None:
         """Drop an object, unless what is held under its name is another and newer one."""

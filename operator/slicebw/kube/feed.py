@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from slicebw.api import node_bandwidth, pod, slice_bandwidth
@@ -67,8 +68,8 @@ class ApiFeed:
         synced = all(mirror.listed for mirror in self._mirrors())
         own, default = self._own.values(), self._nodes[DEFAULT_NODE_BANDWIDTH].values()
         return Snapshot(
-            slices=tuple(sorted(self._slices.values(), key=lambda one: one.key)),
-            pods=tuple(sorted(self._pods.values(), key=lambda one: (one.namespace, one.name))),
+            slices=tuple(sorted(self._slices.values(), key=attrgetter("key"))),
+            pods=tuple(sorted(self._pods.values(), key=attrgetter("namespace", "name"))),
             node=(own[0] if own else NodeSpec()).over(default[0] if default else NodeSpec()),
             synced=synced,
         )
