@@ -11,8 +11,8 @@ import pytest
 
 from slicebw.api import kinds
 from slicebw.api.quantity import parse_time
-from slicebw.core.cap import Rates, cap_bps
 from slicebw.core.clock import NS
+from slicebw.core.policy import Rates, cap_bps
 from tests.api.cluster import Cluster, eventually, node_bandwidth, slice_bandwidth
 from tests.support.processes import Slicebw, agent
 from tests.support.tc import ShownClass, classes

@@ -14,15 +14,15 @@ from slicebw.agent.counts import Counts
 from slicebw.agent.gate import NS, Gate
 from slicebw.agent.news import news
 from slicebw.agent.ports import Classifier, Feed, Reporter, Shaper, Store
+from slicebw.core.accounting import restore_from_reports
 from slicebw.core.changes import Classification, DeleteClass, RemoveRoot, TableChange, TreeChange
 from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.membership import with_last_good_selectors
 from slicebw.core.model import NodeSpec, Snapshot
+from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.notes import node_note
-from slicebw.core.passes import PassInput, PassResult, run_pass
 from slicebw.core.plan import repairs, unmet
-from slicebw.core.rebuild import take_up
 from slicebw.core.reports import EventNote, Reason
 from slicebw.core.tree import ObservedTree, RootQdisc, class_id_of
 
@@ -259,7 +259,7 @@ class Cycle:
         self._recalled = True
         rebuilt = self._ledger.rebuilding
         if rebuilt:
-            self._save(take_up(self._ledger, reported, self._clock()))
+            self._save(restore_from_reports(self._ledger, reported, self._clock()))
             log.info("ledger rebuilt slices=%d reported=%d", len(self._ledger.slices), len(reported))
         known = {*self._ledger.slices, *(usage.key for usage in result.usages)}
         self._reporter.report((), [report.key for report in reported if report.key not in known], (), None)

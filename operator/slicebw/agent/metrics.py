@@ -14,7 +14,7 @@ from slicebw.agent.cycle import Cycle
 from slicebw.agent.gate import NS
 from slicebw.core.ledger import Instant
 from slicebw.core.model import Mode, TrafficClass
-from slicebw.core.passes import PassResult
+from slicebw.core.node_pass import PassResult
 from slicebw.core.reports import NodeReport
 from slicebw.core.tree import DEFAULT_ID, ROOT_ID, leaf
 

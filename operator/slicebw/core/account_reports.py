@@ -3,20 +3,17 @@
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from msgspec.structs import replace
-
-from slicebw.core.ledger import Ledger, SliceAccount
+from slicebw.core.ledger import ClassAccount, Ledger, SliceAccount
 from slicebw.core.membership import Membership
-from slicebw.core.model import DEFAULT_LIMITS, Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
+from slicebw.core.model import DEFAULT_LIMITS, ClassLimits, Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
 from slicebw.core.reports import ClassUsage, NodeReport, PodProblem, UsageReport
 from slicebw.core.settings import NodeSettings
 from slicebw.core.tree import DEFAULT_ID, MAX_SLICES, ROOT_ID, ObservedTree, RootQdisc, class_id_of
-from slicebw.core.verdict import ClassVerdict, SliceVerdict
 
-_FULL: Final = f"the node has {MAX_SLICES} slices already, the most it can hold"
+NO_ID_LEFT: Final = f"the node has {MAX_SLICES} slices already, the most it can hold"
 
 
-def why_unenforced(observed: ObservedTree, mode: Mode) -> str:
+def not_enforced_reason(observed: ObservedTree, mode: Mode) -> str:
     """Why a node holds no slice to its limits; empty where it does."""
     if observed.root is RootQdisc.FOREIGN and mode is not Mode.DISABLED:
         blame = f"{observed.device} has a {observed.root_kind} qdisc that is not slicebw's"
@@ -28,47 +25,57 @@ def usage_report(
     account: SliceAccount,
     spec: SliceSpec | None,
     problems: tuple[PodProblem, ...],
-    verdict: SliceVerdict | None,
-    unenforced: str = "",
+    usages: tuple[ClassUsage, ClassUsage] | None,
+    not_enforced_reason: str,
 ) -> UsageReport:
-    """What is reported of one account, live or kept until its period ends; ``unenforced`` goes with live ones."""
+    """Report one account. ``usages`` is None for one that is kept until its period ends: nothing is in force for it."""
+    if usages is None:
+        standard = class_usage(account.standard, account.limits.standard, 0, capped=False)
+        exempt = class_usage(account.exempt, account.limits.exempt, 0, capped=False)
+    else:
+        standard, exempt = usages
     return UsageReport(
         key=account.key,
         class_id=account.class_id if account.live else 0,
         generation=account.generation if spec is not None else 0,
         period_start_s=account.period_start_s,
         period_end_s=account.period_end_s,
-        standard=_class_usage(account, TrafficClass.STANDARD, verdict.standard if verdict else None),
-        exempt=_class_usage(account, TrafficClass.EXEMPT, verdict.exempt if verdict else None),
+        standard=standard,
+        exempt=exempt,
         problems=problems,
         errors=spec.errors if spec is not None else (),
-        unenforced=unenforced if account.live else "",
+        unenforced=not_enforced_reason,
     )
 
 
-def denied_reports(
+def class_usage(account: ClassAccount, limits: ClassLimits, rate_bps: int, *, capped: bool) -> ClassUsage:
+    """Report one class. ``rate_bps`` is the ceiling in force, 0 where none is."""
+    return ClassUsage(
+        used_bytes=account.used_bytes,
+        budget_bytes=limits.budget_bytes,
+        percent=account.used_bytes * 100 // limits.budget_bytes,
+        rate_bps=rate_bps,
+        capped=capped,
+        capped_since_s=account.capped_since_s if capped else None,
+        counter_bytes=account.counter_bytes,
+    )
+
+
+def reports_without_class(
     specs: Mapping[SliceKey, SliceSpec],
     membership: Membership,
-    accounts: Mapping[SliceKey, SliceAccount],
-    refused: Collection[SliceKey],
+    accounts: Collection[SliceKey],
+    unplaced: Collection[SliceKey],
 ) -> tuple[UsageReport, ...]:
-    """One report for every slice without an account that is denied a pod here, or a class."""
-    denied = membership.problems.keys() | refused if refused else membership.problems.keys()
+    """Report every slice without an account that gets a pod denied here, or an id."""
+    denied = {*membership.problems, *unplaced}.difference(accounts)
     return tuple(
-        _denied(specs[key], membership.problems.get(key, ()), _FULL if key in refused else "")
-        for key in sorted(denied - accounts.keys())
+        _without_class(specs[key], membership.problems.get(key, ()), NO_ID_LEFT if key in unplaced else "")
+        for key in sorted(denied)
     )
 
 
-def told_refused(
-    usages: Mapping[SliceKey, UsageReport], refused: Collection[SliceKey]
-) -> Mapping[SliceKey, UsageReport]:
-    """The reports; those of slices that are known from before, and get no class now, say why."""
-    known = [key for key in refused if key in usages]
-    return {**usages, **{key: replace(usages[key], unenforced=_FULL) for key in known}} if known else usages
-
-
-def _denied(spec: SliceSpec, problems: tuple[PodProblem, ...], unenforced: str) -> UsageReport:
+def _without_class(spec: SliceSpec, problems: tuple[PodProblem, ...], not_enforced_reason: str) -> UsageReport:
     """A slice that has no class here and never had: reported only for what stands in its way."""
     limits = spec.limits or DEFAULT_LIMITS
 
@@ -85,21 +92,7 @@ def _denied(spec: SliceSpec, problems: tuple[PodProblem, ...], unenforced: str) 
         exempt=nothing(TrafficClass.EXEMPT),
         problems=problems,
         errors=spec.errors,
-        unenforced=unenforced,
-    )
-
-
-def _class_usage(account: SliceAccount, traffic_class: TrafficClass, verdict: ClassVerdict | None) -> ClassUsage:
-    kept = account.of(traffic_class)
-    budget_bytes = account.limits.of(traffic_class).budget_bytes
-    return ClassUsage(
-        used_bytes=kept.used_bytes,
-        budget_bytes=budget_bytes,
-        percent=kept.used_bytes * 100 // budget_bytes,
-        rate_bps=verdict.kernel.max_bps if verdict else 0,
-        capped=verdict.capped if verdict else False,
-        capped_since_s=kept.capped_since_s if verdict and verdict.capped else None,
-        counter_bytes=kept.counter_bytes,
+        unenforced=not_enforced_reason,
     )
 
 
@@ -115,7 +108,7 @@ def node_report(
 ) -> NodeReport:
     """The status of this node's NodeBandwidth."""
     foreign = observed.root_kind if observed.root is RootQdisc.FOREIGN else None
-    message = why_unenforced(observed, settings.mode) or "; ".join(snapshot.node.errors) or "limits are in force"
+    message = not_enforced_reason(observed, settings.mode) or "; ".join(snapshot.node.errors) or "limits are in force"
     return NodeReport(
         device=observed.device,
         mode=settings.mode,

@@ -1,6 +1,7 @@
 """The node-local account of every slice: who has which class id, since when, and how much of which budget is used.
 
-A ledger is a value. :mod:`slicebw.core.usage` folds kernel counters into it, :mod:`slicebw.core.passes` decides on it.
+A ledger is a value. :mod:`slicebw.core.accounting` folds kernel counters into it, and
+:mod:`slicebw.core.node_pass` decides on it.
 """
 
 from collections.abc import Mapping

@@ -26,7 +26,7 @@ class Mode(StrEnum):
     DISABLED = "Disabled"
 
 
-class SliceKey(Struct, frozen=True, order=True, gc=False):
+class SliceKey(Struct, frozen=True, order=True, gc=False, cache_hash=True):
     """A slice's identity: its SliceBandwidth's namespace and name. It outlives the object's uid on purpose."""
 
     namespace: str

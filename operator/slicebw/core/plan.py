@@ -1,4 +1,4 @@
-"""From what is wanted and what is observed to the changes that make them equal. A second plan is empty."""
+"""From desired and observed to the changes that make them equal. A second plan is empty."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
@@ -18,10 +18,65 @@ from slicebw.core.changes import (
     TreeChange,
     UpdateTable,
 )
-from slicebw.core.tree import ClassSpec, ObservedClass, ObservedTree, RootQdisc
+from slicebw.core.model import TrafficClass
+from slicebw.core.policy import Rates, ceiling_bps
+from slicebw.core.settings import NodeSettings
+from slicebw.core.tree import (
+    DEFAULT_ID,
+    MIN_KERNEL_RATE_BPS,
+    PARENTS,
+    QUANTUM_PER_SHARE_BYTES,
+    ROOT_ID,
+    ROOT_SHARE,
+    TOP,
+    ClassSpec,
+    ObservedClass,
+    ObservedTree,
+    RootQdisc,
+    kernel_rate,
+    leaf,
+)
 
 DEBT_RATE_BPS: Final = 1_000_000
 """Below this rate a class can be in token debt for longer than half a second (one 64 KiB GSO packet)."""
+
+
+def frame(settings: NodeSettings) -> dict[int, ClassSpec]:
+    """The classes that are always there: top, standard, exempt, and root's and default's leaves."""
+    line_bps = kernel_rate(settings.line_rate_bps)
+    classes = {TOP: ClassSpec(TOP, 0, line_bps, line_bps)}
+    for traffic_class, parent in PARENTS.items():
+        ceil_bps = kernel_rate(ceiling_bps(settings, traffic_class))
+        # The smallest rate: standard and exempt share the line by their leaves' quanta, neither goes before the other.
+        classes[parent] = ClassSpec(parent, TOP, MIN_KERNEL_RATE_BPS, ceil_bps)
+        free = Rates(MIN_KERNEL_RATE_BPS, ceil_bps)
+        for class_id, share in ((ROOT_ID, ROOT_SHARE), (DEFAULT_ID, 1)):
+            spec = leaf_class(traffic_class, class_id, free, share)
+            classes[spec.minor] = spec
+    return classes
+
+
+def leaf_class(traffic_class: TrafficClass, class_id: int, rates: Rates, share: int) -> ClassSpec:
+    """One leaf. Its quantum is its weight for spare bandwidth (PlanetLab: share * 1600)."""
+    minor = leaf(traffic_class, class_id)
+    quantum = share * QUANTUM_PER_SHARE_BYTES
+    return ClassSpec(minor, PARENTS[traffic_class], rates.min_bps, rates.max_bps, quantum, leaf_major=minor)
+
+
+def leaf_minors(class_ids: Iterable[int]) -> frozenset[int]:
+    """The minors of both leaves of each of these ids."""
+    return frozenset(leaf(traffic_class, class_id) for class_id in class_ids for traffic_class in TrafficClass)
+
+
+def overcommitment(settings: NodeSettings, wanted: Mapping[int, ClassSpec]) -> str | None:
+    """What the guarantees of the slices add up to where that is more than they can get together, or None."""
+    words = []
+    for traffic_class, parent in PARENTS.items():
+        total_bps = sum(spec.rate_bps for spec in wanted.values() if spec.parent == parent)
+        limit_bps = settings.cap_bps if traffic_class is TrafficClass.STANDARD else settings.line_rate_bps
+        if total_bps > limit_bps:
+            words.append(f"{traffic_class}: minRates add up to {total_bps} bit/s of {limit_bps} bit/s")
+    return "; ".join(words) or None
 
 
 def plan_tree(
@@ -29,32 +84,34 @@ def plan_tree(
     observed: ObservedTree,
     quiet: Collection[int],
     stuck: Collection[int] = (),
-    suspects: Collection[int] | None = None,
+    planned: Iterable[TreeChange] | None = None,
 ) -> tuple[TreeChange, ...]:
-    """Changes that bring the device's tree to ``wanted``, parents before children; None: no tree at all.
+    """Return the changes that bring the device's tree to ``wanted``, parents before children; None: no tree at all.
 
     Args:
         wanted: every class by minor.
         observed: one complete dump.
         quiet: minors of classes with an empty queue that nothing is sent to any more; unwanted ones are deleted.
         stuck: the same with a queue that does not move; that of an unwanted one is dropped. Others are left to drain.
-        suspects: where that is known, the minors of all wanted classes that may be other than wanted.
+        planned: the changes of the wanted classes, where they are known already.
     """
     if observed.root is RootQdisc.FOREIGN:
         return ()
     if wanted is None:
         return (RemoveRoot(),) if observed.root is RootQdisc.OURS else ()
-    if observed.root is RootQdisc.DEFAULT:
-        return (CreateRoot(), *(CreateClass(spec) for _, spec in sorted(wanted.items())))
-    changes: list[TreeChange] = []
-    for minor in sorted(wanted if suspects is None else wanted.keys() & suspects):
-        changes.extend(_plan_class(wanted[minor], observed.classes.get(minor)))
-    changes.extend(_emptied(observed.classes[minor]) for minor in sorted(stuck) if minor not in wanted)
-    changes.extend(DeleteClass(minor) for minor in _removable(wanted, observed.classes, quiet))
+    ours = observed.root is RootQdisc.OURS
+    classes = observed.classes if ours else {}
+    if planned is None:
+        planned = (change for minor, spec in wanted.items() for change in plan_class(spec, classes.get(minor)))
+    changes: list[TreeChange] = [] if ours else [CreateRoot()]
+    changes.extend(sorted(planned, key=_minor))
+    changes.extend(_emptied(classes[minor]) for minor in sorted(stuck) if minor not in wanted)
+    changes.extend(DeleteClass(minor) for minor in _removable(wanted, classes, quiet))
     return tuple(changes)
 
 
-def _plan_class(spec: ClassSpec, seen: ObservedClass | None) -> Iterable[TreeChange]:
+def plan_class(spec: ClassSpec, seen: ObservedClass | None) -> Iterable[TreeChange]:
+    """Yield the changes that bring one class to ``spec``; nothing if it is so already."""
     if seen is None:
         yield CreateClass(spec)
     elif seen.parent != spec.parent:
@@ -96,6 +153,10 @@ def _removable(
         return []
     parents = {seen.parent for seen in classes.values()}
     return sorted(minor for minor in unwanted if minor not in parents)
+
+
+def _minor(change: TreeChange) -> int:
+    return minor_of(change) or 0
 
 
 def minor_of(change: TreeChange) -> int | None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from slicebw.agent.gate import SILENCE_NS, Gate
 from slicebw.core.clock import NS
-from slicebw.core.pacing import LONGEST_NS
+from slicebw.core.policy import LONGEST_NS
 from slicebw.core.reports import EventNote
 from slicebw.kube.background import ApiThread
 from slicebw.kube.report import ApiReporter

@@ -29,7 +29,7 @@ from slicebw.core.model import (
     SliceSpec,
     Snapshot,
 )
-from slicebw.core.passes import PassInput, PassResult, run_pass
+from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.tree import ClassSpec, ObservedClass, ObservedTree, RootQdisc
 
 M = 1_000_000

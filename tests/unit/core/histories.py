@@ -17,7 +17,8 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from slicebw.core import admission
+from slicebw.core import slice_ids as slice_ids_module
+from slicebw.core.accounting import restore_from_reports
 from slicebw.core.changes import Classification, RemoveRoot, TreeChange
 from slicebw.core.clock import NS
 from slicebw.core.errors import KernelError
@@ -34,8 +35,7 @@ from slicebw.core.model import (
     SliceSpec,
     Snapshot,
 )
-from slicebw.core.passes import PassInput, PassResult, run_pass
-from slicebw.core.rebuild import take_up
+from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.reports import UsageReport
 from slicebw.core.tree import ObservedClass, ObservedTree, RootQdisc
 from slicebw.kernel.fake import FakeClassifier, FakeDevice, FakeShaper
@@ -62,7 +62,7 @@ def slice_ids(count: int | None) -> Iterator[None]:
     if count is None:
         yield
     else:
-        with patch.object(admission, "MAX_SLICES", count):
+        with patch.object(slice_ids_module, "MAX_SLICES", count):
             yield
 
 
@@ -445,7 +445,7 @@ class World:
         if how % 2 and self.last is not None:
             self.reported = self.last.usages
         else:
-            self.ledger = take_up(self.ledger, self.reported, self.now)
+            self.ledger = restore_from_reports(self.ledger, self.reported, self.now)
 
     def acknowledge(self, _: int, how: int, __: int) -> None:
         """Events were delivered: all of them, or the oldest."""

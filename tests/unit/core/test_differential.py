@@ -11,7 +11,7 @@ from dataclasses import fields
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, seed, settings
 
-from slicebw.core.passes import PassResult
+from slicebw.core.node_pass import PassResult
 from tests.unit.core.histories import History, Step, World, histories, slice_ids
 
 HISTORIES = int(os.environ.get("SLICEBW_FUZZ_HISTORIES", "200"))

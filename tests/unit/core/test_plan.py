@@ -2,13 +2,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from slicebw.core.cap import Rates
 from slicebw.core.changes import ChangeClass, Classification, CreateRoot, DeleteClass, ForgiveDebt, RemoveRoot, SetLeaf
 from slicebw.core.model import NodeSpec, TrafficClass
-from slicebw.core.plan import plan_table, plan_tree, unmet
+from slicebw.core.plan import frame, leaf_class, plan_table, plan_tree, unmet
+from slicebw.core.policy import Rates
 from slicebw.core.settings import settle
 from slicebw.core.tree import ClassSpec, ObservedClass, RootQdisc
-from slicebw.core.wanted import frame, leaf_class
 from tests.unit.core.builders import M, applied, from_spec, tree_of
 
 FRAME = frame(settle(NodeSpec(cap_bps=100 * M), 1000 * M))

@@ -1,8 +1,8 @@
 from msgspec.structs import replace
 
+from slicebw.core.accounting import restore_from_reports
 from slicebw.core.ledger import Ledger
 from slicebw.core.model import SliceKey
-from slicebw.core.rebuild import take_up
 from slicebw.core.reports import Reason, UsageReport
 from tests.unit.core.builders import M, Node, at, pod, spec
 
@@ -26,7 +26,7 @@ def test_where_the_class_survived_not_a_byte_is_lost() -> None:
     node.run(at(20))
     node.send(STANDARD, 2 * M)
     node.run(at(30))
-    node.ledger = take_up(node.ledger, reports, at(31))
+    node.ledger = restore_from_reports(node.ledger, reports, at(31))
     result = node.run(at(32))
     account = node.ledger.slices[KEY]
     assert account.standard.used_bytes == (85 + 1 + 2) * M
@@ -42,7 +42,7 @@ def test_a_slice_that_is_not_there_is_remembered_and_gets_a_class_when_it_comes_
     here = node.snapshot
     node.snapshot = replace(here, slices=(), pods=())
     node.run(at(20))
-    node.ledger = take_up(node.ledger, reports, at(21))
+    node.ledger = restore_from_reports(node.ledger, reports, at(21))
     node.run(at(22))
     assert node.ledger.slices[KEY].class_id == 0
     node.snapshot = here
@@ -54,20 +54,20 @@ def test_a_slice_that_is_not_there_is_remembered_and_gets_a_class_when_it_comes_
 
 def test_a_report_of_a_period_that_is_over_says_nothing() -> None:
     _, reports = lost()
-    assert take_up(Ledger(rebuilding=True), reports, at(3600)) == Ledger()
+    assert restore_from_reports(Ledger(rebuilding=True), reports, at(3600)) == Ledger()
 
 
 def test_a_period_that_would_begin_later_than_now_begins_now() -> None:
     node, (report,) = lost()
     node.run(at(20))
     ahead = replace(report, period_start_s=report.period_start_s + 10**9, period_end_s=report.period_end_s + 10**9)
-    account = take_up(node.ledger, (ahead,), at(21)).slices[KEY]
+    account = restore_from_reports(node.ledger, (ahead,), at(21)).slices[KEY]
     assert account.period_start_s == at(21).wall_s
-    remembered = take_up(Ledger(rebuilding=True), (ahead,), at(21)).slices[KEY]
+    remembered = restore_from_reports(Ledger(rebuilding=True), (ahead,), at(21)).slices[KEY]
     assert (remembered.period_start_s, remembered.limits.period_s) == (at(21).wall_s, 3600)
 
 
 def test_a_report_of_a_period_that_ends_before_it_begins_says_nothing() -> None:
     _, (report,) = lost()
     backwards = replace(report, period_start_s=report.period_end_s)
-    assert take_up(Ledger(rebuilding=True), (backwards,), at(0)) == Ledger()
+    assert restore_from_reports(Ledger(rebuilding=True), (backwards,), at(0)) == Ledger()

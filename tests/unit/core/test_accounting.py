@@ -2,10 +2,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from slicebw.core.accounting import fold_counter, period_is_over, start_next_period
 from slicebw.core.ledger import ClassAccount, SliceAccount
 from slicebw.core.model import DEFAULT_LIMITS, SliceKey, TrafficClass
 from slicebw.core.tree import ObservedClass
-from slicebw.core.usage import count, period_is_over, roll
 from tests.unit.core.builders import START_S, at
 
 
@@ -29,18 +29,18 @@ def test_any_interleaving_of_counter_resets_adds_up_to_what_was_sent(steps: list
         if step == "send":
             counter, unread = counter + size, unread + size
         elif step == "read":
-            account, unread, sent = count(account, seen(counter)), 0, sent + unread
+            account, unread, sent = fold_counter(account, seen(counter)), 0, sent + unread
         else:
-            account, sent, unread = count(account, seen(counter)), sent + unread, 0
+            account, sent, unread = fold_counter(account, seen(counter)), sent + unread, 0
             counter = 0
-            account = count(account, None)
+            account = fold_counter(account, None)
         assert account.used_bytes == account.total_bytes == sent
-    assert count(account, seen(counter)).used_bytes == sent + unread
+    assert fold_counter(account, seen(counter)).used_bytes == sent + unread
 
 
 @given(first=st.integers(0, 10**12), second=st.integers(0, 10**12))
 def test_a_counter_that_went_down_adds_what_it_shows(first: int, second: int) -> None:
-    account = count(count(ClassAccount(), seen(first)), seen(second))
+    account = fold_counter(fold_counter(ClassAccount(), seen(first)), seen(second))
     assert account.used_bytes == (second if second >= first else first + second)
 
 
@@ -48,14 +48,14 @@ def test_a_counter_that_went_down_adds_what_it_shows(first: int, second: int) ->
 def test_used_never_decreases_within_a_period(readings: list[int | None]) -> None:
     account = ClassAccount()
     for reading in readings:
-        after = count(account, None if reading is None else seen(reading))
+        after = fold_counter(account, None if reading is None else seen(reading))
         assert after.used_bytes >= account.used_bytes
         account = after
 
 
 def test_an_unmoved_counter_gives_back_the_same_object() -> None:
-    account = count(ClassAccount(), seen(7))
-    assert count(account, seen(7)) is account
+    account = fold_counter(ClassAccount(), seen(7))
+    assert fold_counter(account, seen(7)) is account
 
 
 def _account(used: int, period_s: int = 100) -> SliceAccount:
@@ -76,7 +76,7 @@ def test_a_period_ends_at_its_second_and_not_before() -> None:
 
 
 def test_periods_stay_in_step_with_the_first_however_late_the_end_is_seen() -> None:
-    rolled = roll(_account(5), _account(5), at(90), at(731))
+    rolled = start_next_period(_account(5), _account(5), at(90), at(731))
     assert rolled.period_start_s == START_S + 700
 
 
@@ -84,18 +84,18 @@ def test_a_new_period_begins_uncapped_and_unnotified() -> None:
     before = _account(5)
     marked = replace(before.standard, notified_capped=True, notified_restored=True)
     before = before.with_class(TrafficClass.STANDARD, marked)
-    rolled = roll(before, before, at(90), at(100))
+    rolled = start_next_period(before, before, at(90), at(100))
     assert rolled.standard == ClassAccount(used_bytes=0, total_bytes=5, counter_bytes=5)
 
 
 def test_bytes_read_across_the_end_belong_to_both_periods_in_proportion() -> None:
     before, counted = _account(1000), _account(1900)
-    rolled = roll(before, counted, at(97), at(106))  # 3 s of 9 in the old period
+    rolled = start_next_period(before, counted, at(97), at(106))  # 3 s of 9 in the old period
     assert rolled.standard.used_bytes == 600
     assert rolled.standard.total_bytes == 1900
 
 
 @given(delta=st.integers(0, 10**15), read=st.floats(0, 99.9), now=st.floats(100, 1000))
 def test_no_more_bytes_arrive_in_the_new_period_than_were_read(delta: int, read: float, now: float) -> None:
-    rolled = roll(_account(7), _account(7 + delta), at(read), at(now))
+    rolled = start_next_period(_account(7), _account(7 + delta), at(read), at(now))
     assert 0 <= rolled.standard.used_bytes <= delta

@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from slicebw.core.cap import Rates, cap_bps
 from slicebw.core.changes import DeleteClass, ForgiveDebt
 from slicebw.core.clock import NS
 from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.model import Mode, NodeSpec, SliceKey, TrafficClass
-from slicebw.core.passes import OUTBOX_LIMIT
+from slicebw.core.node_pass import OUTBOX_LIMIT
 from slicebw.core.plan import matches
+from slicebw.core.policy import Rates, cap_bps
 from slicebw.core.reports import Reason
 from slicebw.core.tree import MAX_SLICES, RootQdisc
 from tests.unit.core.builders import START_S, M, Node, at, pod, spec
@@ -402,11 +402,13 @@ def test_only_what_has_moved_is_decided_anew() -> None:
     node.send(STANDARD, 1 * M)
     second = node.run(at(2))
     moved, still = SliceKey("a", "s"), SliceKey("b", "s")
-    before, after = first.basis.decisions, second.basis.decisions
-    assert after.verdicts[moved].standard is not before.verdicts[moved].standard
-    assert after.verdicts[moved].exempt is before.verdicts[moved].exempt
-    assert after.verdicts[still] is before.verdicts[still]
-    assert after.usages[still] is before.usages[still]
+    before, after = (
+        {outcome.account.key: outcome for outcome in result.memory.sum.outcomes} for result in (first, second)
+    )
+    (was_standard, was_exempt), (standard, exempt) = before[moved].classes, after[moved].classes
+    assert standard is not was_standard
+    assert exempt is was_exempt
+    assert after[still] is before[still]
     assert second.ledger.slices[still] is first.ledger.slices[still]
     third = node.run(at(3))
     assert third.ledger.slices is second.ledger.slices

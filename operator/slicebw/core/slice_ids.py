@@ -1,0 +1,154 @@
+"""Which slice has which id? A slice keeps its id as long as the ledger knows it; freed ids are given out last."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from slicebw.core.accounting import observed_leaves
+from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
+from slicebw.core.membership import Membership, age
+from slicebw.core.model import DEFAULT_LIMITS, SliceKey, SliceSpec
+from slicebw.core.notes import refused_note
+from slicebw.core.reports import EventNote
+from slicebw.core.tree import FIRST_ID, LAST_ID, MAX_SLICES, ObservedClass, class_id_of
+
+
+class Allocation(Struct, frozen=True):
+    """The accounts, with one for every slice that has an id now; and the slices for which no id is left."""
+
+    accounts: Mapping[SliceKey, SliceAccount]
+    last_class_id: int
+    unplaced: frozenset[SliceKey]
+    events: tuple[EventNote, ...]
+
+
+def allocate(
+    ledger: Ledger,
+    specs: Mapping[SliceKey, SliceSpec],
+    membership: Membership,
+    kernel: tuple[Mapping[int, ObservedClass], Mapping[str, int]],
+    now: Instant,
+) -> Allocation:
+    """Give an id to every slice that has pods here and no id yet. ``accounts`` is the ledger's own where all have one.
+
+    After a lost ledger the class that the nftables table already sends a slice's address to is reclaimed. Only where no
+    other id is left, a newcomer gets the id of a slice that has left the node and the kernel; that one gets another id
+    if it comes back. The oldest SliceBandwidth comes first, so that the order of events does not decide which slice
+    stays without an id.
+
+    Args:
+        ledger: the accounts known.
+        specs: every SliceBandwidth known.
+        membership: which slices have pods here.
+        kernel: the observed classes by minor, and the observed table's address -> class id.
+        now: becomes a newcomer's period start.
+    """
+    newcomers = membership.present - {key for key, account in ledger.slices.items() if account.class_id}
+    if not newcomers:
+        return Allocation(ledger.slices, ledger.last_class_id, frozenset(), ())
+    classes, table = kernel
+    accounts = dict(ledger.slices)
+    ids = _Ids(accounts.values(), classes, ledger.last_class_id)
+    in_table = {
+        membership.addresses[address]: class_id
+        for address, class_id in table.items()
+        if address in membership.addresses
+    }
+    unplaced: set[SliceKey] = set()
+    events: list[EventNote] = []
+    gone: Iterator[SliceKey] | None = None
+    for spec in sorted((specs[key] for key in newcomers), key=age):
+        class_id = ids.reclaim(in_table.get(spec.key)) or ids.next_free()
+        if class_id is None:
+            gone = gone or _gone(accounts, membership.present, kernel)
+            class_id = _release(accounts, gone)
+        if class_id is None:
+            unplaced.add(spec.key)
+            if spec.key not in ledger.refused:
+                events.append(refused_note(spec, MAX_SLICES, now.wall_s))
+            continue
+        accounts[spec.key] = _placed(spec, class_id, classes, now, accounts.get(spec.key))
+    return Allocation(accounts, ids.last, frozenset(unplaced), tuple(events))
+
+
+def _placed(
+    spec: SliceSpec, class_id: int, classes: Mapping[int, ObservedClass], now: Instant, known: SliceAccount | None
+) -> SliceAccount:
+    """Return a new account, or a remembered one (restored from reports) with an id.
+
+    Bytes that a reclaimed class has counted already are not counted here: the time at which they were sent is unknown.
+    """
+    standard, exempt = observed_leaves(class_id, classes)
+
+    def from_here(account: ClassAccount, observed: ObservedClass | None) -> ClassAccount:
+        return replace(account, counter_bytes=0 if observed is None else observed.sent_bytes)
+
+    account = known or SliceAccount(
+        key=spec.key,
+        uid=spec.uid,
+        class_id=class_id,
+        generation=0,
+        period_start_s=now.wall_s,
+        limits=DEFAULT_LIMITS,
+    )
+    return replace(
+        account,
+        class_id=class_id,
+        standard=from_here(account.standard, standard),
+        exempt=from_here(account.exempt, exempt),
+    )
+
+
+def _gone(
+    accounts: Mapping[SliceKey, SliceAccount],
+    present: frozenset[SliceKey],
+    kernel: tuple[Mapping[int, ObservedClass], Mapping[str, int]],
+) -> Iterator[SliceKey]:
+    """Yield slices that have left neither a class nor an address in the kernel; the earliest end of period first."""
+    classes, table = kernel
+    used = {class_id_of(minor) for minor in classes} | {0, *table.values()}
+    gone = [one for one in accounts.values() if not one.live and one.key not in present and one.class_id not in used]
+    return (account.key for account in sorted(gone, key=lambda account: (account.period_end_s, account.key)))
+
+
+def _release(accounts: dict[SliceKey, SliceAccount], gone: Iterator[SliceKey]) -> int | None:
+    """Take the id of the next slice that is gone, which is only remembered from now on; None where none is left."""
+    key = next(gone, None)
+    if key is None:
+        return None
+    class_id = accounts[key].class_id
+    accounts[key] = replace(accounts[key], class_id=0)
+    return class_id
+
+
+class _Ids:
+    """The ids in turn: those that no account has and no class in the kernel still uses, freed ones last."""
+
+    def __init__(self, accounts: Iterable[SliceAccount], classes: Mapping[int, ObservedClass], last: int) -> None:
+        self.last = last
+        self._taken = {account.class_id for account in accounts}
+        self._leftover = {class_id_of(minor) for minor in classes}
+        self._search = self._free_ids()
+
+    def reclaim(self, class_id: int | None) -> int | None:
+        """Take this id if no account has it."""
+        if class_id is None or class_id in self._taken or not FIRST_ID <= class_id <= LAST_ID:
+            return None
+        self._taken.add(class_id)
+        return class_id
+
+    def next_free(self) -> int | None:
+        """Take the next id in turn, or return None if all 4,094 are taken."""
+        class_id = next(self._search, None)
+        if class_id is not None:
+            self._taken.add(class_id)
+            self.last = class_id
+        return class_id
+
+    def _free_ids(self) -> Iterator[int]:
+        start = self.last
+        for step in range(MAX_SLICES):
+            class_id = FIRST_ID + (start + step) % MAX_SLICES
+            if class_id not in self._taken and class_id not in self._leftover:
+                yield class_id
