@@ -13,6 +13,8 @@ With the last result or without it, the result is the same.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import compress, count
+from operator import is_not
 from typing import Final
 
 from msgspec import Struct
@@ -48,6 +50,7 @@ OUTBOX_LIMIT: Final = 1000
 _NO_CLASSES: Final[Mapping[int, ObservedClass]] = {}
 _NOBODY: Final = -1
 """A minor that no class has."""
+_NO_CLAIM: Final = Claim(None, (), Presence.UNKNOWN)
 
 
 _Fresh = list[tuple[SliceOutcome | None, SliceOutcome | None]]
@@ -90,6 +93,8 @@ class _Members(Struct, frozen=True):
     pods: tuple[Pod, ...]
     specs: Mapping[SliceKey, SliceSpec]
     membership: Membership
+    changed: Collection[SliceKey]
+    """The slices of which this says anything else than the answer before."""
 
 
 class _Roster(Struct, frozen=True):
@@ -111,8 +116,8 @@ class _Joined(Struct, frozen=True):
     """With the newcomers' accounts."""
     outcomes: list[SliceOutcome | None]
     """The last ones, in the order of the accounts."""
-    same_accounts: bool
-    """Whether all accounts but the newcomers' are those that the last pass left."""
+    goes_on: bool
+    """Whether all accounts but the newcomers' are those that the last pass left, and all slices have an id."""
     events: tuple[EventNote, ...]
     """About slices that got no id."""
 
@@ -131,6 +136,8 @@ class _Sum(Struct, frozen=True):
     good_until_s: int
     time_to_threshold_ns: int
     live_until_s: int
+    purged: bool
+    """Whether an account was forgotten: then lists in the order of accounts do not fit the next pass."""
 
 
 class _Memory(Struct, frozen=True):
@@ -160,14 +167,9 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
     joined = _join(given, reset_baselines(before, given.tree.device, classes), classes, memory)
     total = _sum(joined, node, classes, Interval(before.read_at, given.now), memory)
     next_ledger = _next_ledger(given, node, joined, total, classes)
-    roster = joined.roster
     tree = total.tree if node.shaped else None
     unwanted = _unwanted(tree, classes, last)
-    if last and memory and memory.roster is roster and memory.node is node and roster.synced:
-        table, overcommitted = last.table, last.node.overcommitted
-    else:
-        table = _table(given, node, roster, total.accounts) if node.shaped else None
-        overcommitted = overcommitment(node.settings, tree or {})
+    table = _table(given, node, joined, total, last)
     return PassResult(
         ledger=next_ledger,
         settings=node.settings,
@@ -181,16 +183,16 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
             next_ledger,
             slices=total.live,
             capped_slices=total.capped,
-            overcommitted=overcommitted,
+            overcommitted=_overcommitment(node, total, last),
         ),
-        next_pass_ns=_next_pass_ns(given.now, total, hurry=roster.synced and bool(unwanted)),
+        next_pass_ns=_next_pass_ns(given.now, total, hurry=joined.roster.synced and bool(unwanted)),
         tree=tree,
         table=table,
         memory=_Memory(
             node_spec=given.snapshot.node,
             line_rate_bps=given.tree.line_rate_bps,
             node=node,
-            roster=roster,
+            roster=joined.roster,
             classes=classes,
             sum=total,
             unwanted=unwanted,
@@ -229,81 +231,100 @@ def _node(given: PassInput, memory: _Memory | None) -> NodeContext:
     return memory.node if memory and memory.node == node else node
 
 
-def _members(snapshot: Snapshot, memory: _Memory | None) -> _Members:
+def _members(snapshot: Snapshot, last: _Members | None) -> _Members:
     """Find out which slice has which pods. Returns the last answer if neither slices nor pods have changed."""
-    last = memory.roster.members if memory else None
     if last and (last.slices, last.pods) == (snapshot.slices, snapshot.pods):
         return last
     specs = {spec.key: spec for spec in snapshot.slices}
     membership = resolve(snapshot.slices, snapshot.pods, last.membership if last else None)
-    return _Members(snapshot.slices, snapshot.pods, specs, membership)
+    if last is None:
+        return _Members(snapshot.slices, snapshot.pods, specs, membership, specs.keys())
+    changed = _differing(last.specs, specs) | (last.membership.present ^ membership.present)
+    changed |= _differing(last.membership.problems, membership.problems)
+    return _Members(snapshot.slices, snapshot.pods, specs, membership, changed)
+
+
+def _differing(before: Mapping[SliceKey, object], after: Mapping[SliceKey, object]) -> set[SliceKey]:
+    """Return the keys under which one mapping has another object than the other, or none."""
+    if before is after:
+        return set()
+    # Without a loop in Python: there are thousands of keys, and almost always only a few differ.
+    other = compress(after, map(is_not, after.values(), map(before.get, after)))
+    return {*other, *(before.keys() - after.keys())}
 
 
 def _join(given: PassInput, ledger: Ledger, classes: Mapping[int, ObservedClass], memory: _Memory | None) -> _Joined:
     """Place newcomers, and join accounts with claims and last outcomes. Keeps the last roster where it still holds."""
-    members, synced = _members(given.snapshot, memory), given.snapshot.synced
-    same_accounts = memory is not None and ledger.slices is memory.sum.accounts
-    if (
+    last, synced = memory.roster if memory else None, given.snapshot.synced
+    members = _members(given.snapshot, last.members if last else None)
+    goes_on = (
         memory is not None
-        and same_accounts
-        and members is memory.roster.members
+        and ledger.slices is memory.sum.accounts
         and synced == memory.roster.synced
-        and len(memory.sum.outcomes) == len(memory.roster.claims)  # else accounts were purged
+        and not memory.sum.purged
         and not ledger.refused  # else an id may have become free
-    ):
-        return _Joined(memory.roster, ledger, [*memory.sum.outcomes], True, ())
-    placed = allocate(ledger, members.specs, members.membership, (classes, given.table.slices), given.now)
+    )
+    if last and memory and goes_on and members is last.members:
+        return _Joined(last, ledger, [*memory.sum.outcomes], goes_on, ())
+    changed = members.changed if goes_on else None
+    placed = allocate(ledger, members.specs, members.membership, (classes, given.table.slices), given.now, changed)
     accounts = placed.accounts
-    outcomes = _last_outcomes(accounts, memory, same_accounts=same_accounts)
+    outcomes = _last_outcomes(accounts, memory, goes_on=goes_on)
+    same_ids = goes_on and accounts is ledger.slices
     roster = _Roster(
         members=members,
         synced=synced,
-        claims=_claims(accounts, members, placed.unplaced, outcomes, synced=synced),
-        standard_minors=[_minor(TrafficClass.STANDARD, account) for account in accounts.values()],
-        exempt_minors=[_minor(TrafficClass.EXEMPT, account) for account in accounts.values()],
+        claims=_claims(accounts, members, placed.unplaced, outcomes, changed, synced=synced),
+        standard_minors=last.standard_minors if last and same_ids else _minors(TrafficClass.STANDARD, accounts),
+        exempt_minors=last.exempt_minors if last and same_ids else _minors(TrafficClass.EXEMPT, accounts),
         without_class=reports_without_class(members.specs, members.membership, accounts, placed.unplaced),
     )
     ledger = replace(ledger, slices=accounts, last_class_id=placed.last_class_id, refused=placed.unplaced)
-    return _Joined(roster, ledger, outcomes, same_accounts, placed.events)
+    return _Joined(roster, ledger, outcomes, goes_on and not placed.unplaced, placed.events)
 
 
-def _minor(traffic_class: TrafficClass, account: SliceAccount) -> int:
-    """Return the minor of a slice's class. One that is only remembered has none: id 0 is the host's."""
-    return leaf(traffic_class, account.class_id) if account.class_id else _NOBODY
+def _minors(traffic_class: TrafficClass, accounts: Mapping[SliceKey, SliceAccount]) -> list[int]:
+    """Return the minor of each slice's class. A slice that is only remembered has none: id 0 is the host's."""
+    base = leaf(traffic_class, 0)
+    return [base | account.class_id if account.class_id else _NOBODY for account in accounts.values()]
 
 
 def _claims(
-    accounts: Iterable[SliceKey],
+    accounts: Mapping[SliceKey, SliceAccount],
     members: _Members,
     unplaced: Collection[SliceKey],
-    known: Iterable[SliceOutcome | None],
+    outcomes: Iterable[SliceOutcome | None],
+    changed: Iterable[SliceKey] | None,
     *,
     synced: bool,
 ) -> list[Claim]:
-    """Return what the API says of each account. A claim that says the same as the last one is the last one."""
+    """Return what the API says of each account. A claim that says the same as the last one is the last one.
+
+    ``changed``: the slices whose claim may be another one; None: all of them.
+    """
     specs, problems, present = members.specs, members.membership.problems, members.membership.present
-    claims = []
-    for key, row in zip(accounts, known, strict=True):
-        spec, trouble = specs.get(key), problems.get(key, ())
+    claims = [outcome.claim if outcome is not None else _NO_CLAIM for outcome in outcomes]
+    positions = dict(zip(accounts, count()))
+    for key in accounts if changed is None else positions.keys() & changed:
         if key in present:
             presence = Presence.UNPLACED if key in unplaced else Presence.PRESENT
         else:
             presence = Presence.ABSENT if synced else Presence.UNKNOWN
-        claim = row.claim if row is not None else None
-        if claim is None or claim.spec is not spec or claim.presence is not presence or claim.problems != trouble:
-            claim = Claim(spec, trouble, presence)
-        claims.append(claim)
+        claim = Claim(specs.get(key), problems.get(key, ()), presence)
+        last = claims[positions[key]]
+        if last.spec is not claim.spec or last != claim:
+            claims[positions[key]] = claim
     return claims
 
 
 def _last_outcomes(
-    accounts: Mapping[SliceKey, SliceAccount], memory: _Memory | None, *, same_accounts: bool
+    accounts: Mapping[SliceKey, SliceAccount], memory: _Memory | None, *, goes_on: bool
 ) -> list[SliceOutcome | None]:
     """Return the last outcome of each account; None for a newcomer."""
     if memory is None:
         return [None] * len(accounts)
     last = memory.sum.outcomes
-    if same_accounts:
+    if goes_on:
         return [*last, *[None] * (len(accounts) - len(last))]  # newcomers come last
     by_key = {outcome.account.key: outcome for outcome in last}
     return [by_key.get(key) for key in accounts]
@@ -377,7 +398,7 @@ def _add_up(
     return _Sum(
         outcomes=kept,
         accounts=_accounts(joined.ledger.slices, kept, fresh),
-        tree=_tree(node, kept, fresh, memory.sum.tree if memory and joined.same_accounts else None),
+        tree=_tree(node, kept, fresh, memory.sum.tree if memory and joined.goes_on else None),
         changes=changes,
         usages=(*[outcome.usage for outcome in kept], *joined.roster.without_class),
         events=_events(fresh),
@@ -386,6 +407,7 @@ def _add_up(
         good_until_s=good_until_s,
         time_to_threshold_ns=time_to_threshold_ns,
         live_until_s=live_until_s,
+        purged=len(kept) < len(outcomes),
     )
 
 
@@ -504,14 +526,36 @@ def _drained(given: PassInput, before: Ledger, unwanted: Collection[int]) -> tup
 
 
 def _table(
-    given: PassInput, node: NodeContext, roster: _Roster, accounts: Mapping[SliceKey, SliceAccount]
-) -> Classification:
-    """Map every address of a live slice. Before the first complete list, what the table holds already stays in it."""
-    slices = {} if roster.synced else dict(given.table.slices)
-    ids = {key: account.class_id for key, account in accounts.items() if account.live}
-    addresses = roster.members.membership.addresses.items()
-    slices.update((address, ids[key]) for address, key in addresses if key in ids)
+    given: PassInput, node: NodeContext, joined: _Joined, total: _Sum, last: PassResult | None
+) -> Classification | None:
+    """Map every address of a live slice to its id. Before the first complete list, what the table holds stays in it."""
+    if not node.shaped:
+        return None
+    members, synced = joined.roster.members, joined.roster.synced
+    addresses = members.membership.addresses
+    if last is None or last.table is None or last.memory.node is not node or not joined.goes_on or not synced:
+        ids = {key: account.class_id for key, account in total.accounts.items() if account.live}
+        slices = {} if synced else dict(given.table.slices)
+        slices.update((address, ids[key]) for address, key in addresses.items() if key in ids)
+        return Classification(slices, node.settings.exempt_destinations)
+    # A slice comes, goes, or gets an id together with its addresses, so only addresses that moved can be mapped anew.
+    moved = addresses.items() ^ last.memory.roster.members.membership.addresses.items()
+    if not moved:
+        return last.table
+    slices = dict(last.table.slices)
+    for address, _ in moved:
+        key = addresses.get(address)
+        if key is None:
+            slices.pop(address, None)
+        else:
+            slices[address] = total.accounts[key].class_id
     return Classification(slices, node.settings.exempt_destinations)
+
+
+def _overcommitment(node: NodeContext, total: _Sum, last: PassResult | None) -> str | None:
+    if last is not None and last.memory.node is node and last.memory.sum.tree is total.tree:
+        return last.node.overcommitted
+    return overcommitment(node.settings, total.tree) if node.shaped else None
 
 
 def _table_change(given: PassInput, table: Classification | None, last: PassResult | None) -> TableChange | None:

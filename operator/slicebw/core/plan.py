@@ -213,10 +213,10 @@ def plan_table(wanted: Classification | None, observed: Classification) -> Table
         return ReplaceTable(wanted)
     if wanted.slices == observed.slices and wanted.exempt_destinations == observed.exempt_destinations:
         return None  # almost always; comparing whole dictionaries is twenty times as fast as looking for what differs
-    remove = sorted(address for address, class_id in observed.slices.items() if wanted.slices.get(address) != class_id)
-    add = sorted(
-        (address, class_id) for address, class_id in wanted.slices.items() if observed.slices.get(address) != class_id
-    )
+    # The difference of two views hashes only what differs, unlike a look at each of 20,000 addresses.
+    differ = {address for address, _ in wanted.slices.items() ^ observed.slices.items()}
+    remove = sorted(differ & observed.slices.keys())
+    add = sorted((address, wanted.slices[address]) for address in differ & wanted.slices.keys())
     exempt_remove = sorted(observed.exempt_destinations - wanted.exempt_destinations)
     exempt_add = sorted(wanted.exempt_destinations - observed.exempt_destinations)
     if not (remove or add or exempt_remove or exempt_add):

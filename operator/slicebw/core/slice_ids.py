@@ -1,6 +1,6 @@
 """Which slice has which id? A slice keeps its id as long as the ledger knows it; freed ids are given out last."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,6 +29,7 @@ def allocate(
     membership: Membership,
     kernel: tuple[Mapping[int, ObservedClass], Mapping[str, int]],
     now: Instant,
+    changed: Collection[SliceKey] | None = None,
 ) -> Allocation:
     """Give an id to every slice that has pods here and no id yet. ``accounts`` is the ledger's own where all have one.
 
@@ -43,18 +44,16 @@ def allocate(
         membership: which slices have pods here.
         kernel: the observed classes by minor, and the observed table's address -> class id.
         now: becomes a newcomer's period start.
+        changed: the slices among which newcomers can be; None: look at all.
     """
-    newcomers = membership.present - {key for key, account in ledger.slices.items() if account.class_id}
+    candidates = membership.present if changed is None else membership.present.intersection(changed)
+    newcomers = [key for key in candidates if (known := ledger.slices.get(key)) is None or not known.class_id]
     if not newcomers:
         return Allocation(ledger.slices, ledger.last_class_id, frozenset(), ())
     classes, table = kernel
     accounts = dict(ledger.slices)
     ids = _Ids(accounts.values(), classes, ledger.last_class_id)
-    in_table = {
-        membership.addresses[address]: class_id
-        for address, class_id in table.items()
-        if address in membership.addresses
-    }
+    in_table = ids.unowned(table, membership.addresses)
     unplaced: set[SliceKey] = set()
     events: list[EventNote] = []
     gone: Iterator[SliceKey] | None = None
@@ -130,6 +129,15 @@ class _Ids:
         self._taken = {account.class_id for account in accounts}
         self._leftover = {class_id_of(minor) for minor in classes}
         self._search = self._free_ids()
+
+    def unowned(self, table: Mapping[str, int], owners: Mapping[str, SliceKey]) -> Mapping[SliceKey, int]:
+        """Return the ids that the table has for slices' addresses though no account has them: a ledger was lost."""
+        lost = set(table.values()) - self._taken
+        if not lost:
+            return {}
+        return {
+            owners[address]: class_id for address, class_id in table.items() if class_id in lost and address in owners
+        }
 
     def reclaim(self, class_id: int | None) -> int | None:
         """Take this id if no account has it."""
