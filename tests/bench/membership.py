@@ -1,0 +1,69 @@
+"""Which pod belongs to which slice, all in one namespace: after one change, beside the same from nothing."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from msgspec.structs import replace
+
+from slicebw.core.membership import Membership, resolve
+from slicebw.core.model import DEFAULT_LIMITS, Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
+from tests.bench.frame import Row, at_least_times, count, in_turn, less
+
+SIZES = ((100, 250), (4_000, 10_000))
+MOVED_PODS = 100
+NAMESPACE = "lab"
+ANEW = "from nothing"
+NS_PER_MS = 1_000_000
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """One pod gets another address; one SliceBandwidth takes a hundred pods of others, or gives them back."""
+    for slices, pods in SIZES[:1] if quick else SIZES:
+        case = f"{count(slices)}, {pods:,} pods"
+        most = (slices, pods) == SIZES[-1]
+        specs = tuple(_spec(number, [number]) for number in range(slices))
+        here = tuple(_pod(number, slices) for number in range(pods))
+        wide = (_spec(0, range(MOVED_PODS * slices // pods)), *specs[1:])
+        half = pods // 2
+        moved = (*here[:half], replace(here[half], addresses=("10.255.0.1",)), *here[half + 1 :])
+        last = resolve(specs, here)
+        found = in_turn(
+            2 if quick else 15,
+            {
+                ANEW: _cpu_ms(lambda: resolve(specs, here)),  # noqa: B023 - all are run in this iteration
+                "pod": _cpu_ms(lambda: resolve(specs, moved, last)),  # noqa: B023
+                "spec": _cpu_ms(lambda: resolve(wide, here, last)),  # noqa: B023
+            },
+        )
+        reference = (ANEW, found[ANEW])
+        yield less(case, "one pod changed: CPU", found["pod"], "ms", reference, at_least_times(30) if most else None)
+        what = f"one selector changed, {MOVED_PODS} pods moved: CPU"
+        yield less(case, what, found["spec"], "ms", reference, at_least_times(6) if most else None)
+
+
+def _spec(number: int, selected: "range | list[int]") -> SliceSpec:
+    """A SliceBandwidth that asks for a label that all pods have, and for one that tells slices apart."""
+    requirements = (
+        Requirement("managed-by", SelectorOperator.IN, ("lab",)),
+        Requirement("slice", SelectorOperator.IN, tuple(f"s{one}" for one in selected)),
+    )
+    name = f"slice-{number:05}"
+    return SliceSpec(SliceKey(NAMESPACE, name), f"uid-{name}", 1, number, Selector(requirements), DEFAULT_LIMITS)
+
+
+def _pod(number: int, slices: int) -> Pod:
+    name = f"pod-{number:06}"
+    labels = {"app": "web", "managed-by": "lab", "pod-template-hash": f"h{number}", "slice": f"s{number % slices}"}
+    addresses = (f"10.0.{number >> 8}.{number & 255}", f"fd00::{number + 1:x}")
+    return Pod(NAMESPACE, name, f"uid-{name}", labels, addresses, False, False, number)
+
+
+def _cpu_ms(action: Callable[[], Membership]) -> Callable[[], float]:
+    """Processor time: on a busy machine others' work is not in it."""
+
+    def measure() -> float:
+        begun_ns = time.process_time_ns()
+        action()
+        return (time.process_time_ns() - begun_ns) / NS_PER_MS
+
+    return measure
