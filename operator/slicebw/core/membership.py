@@ -1,7 +1,7 @@
-"""Which pod belongs to which slice, and which address to which slice's class. It costs what changed.
+"""Which pod and which address belong to which slice; the cost is that of what changed.
 
-A :class:`Membership` carries an index of what it was made from, and :func:`resolve` goes on from the last one. Neither
-is ever changed once it is made: a pass may fail and begin again from the same one.
+A :class:`Membership` carries an index of its inputs, and :func:`resolve` continues from the last Membership. It copies
+what it changes: a pass may fail and start again from the same Membership.
 """
 
 from bisect import bisect_left, insort
@@ -20,25 +20,25 @@ from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 _T = TypeVar("_T")
 
 _Claim = tuple[SliceKey, ...]
-"""The SliceBandwidths that select a pod, the oldest first: the first one has it."""
+"""The SliceBandwidths that select a pod, oldest first. The first one has the pod."""
 
 _Bucket = tuple[str, str] | str | None
-"""Pods with this label and value; with this label, whatever its value; or all pods."""
+"""Pods with this label and value, with this label and any value, or (None) all pods."""
 
 _Files = Mapping[_Bucket, tuple[SliceSpec, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Selectors:
-    """The selectors of one namespace. Each is filed under one of its requirements, for pods to look it up."""
+    """The selectors of one namespace, indexed by one requirement of each."""
 
     files: _Files = field(default_factory=dict)
-    """A spec in them may be an earlier one with the same key, age and selector."""
+    """A spec here may be an older version with the same key, age and selector."""
     asked: Mapping[_Bucket, int] = field(default_factory=dict)
-    """How many selectors have a requirement that leads to this bucket."""
+    """How many selectors have a requirement for this bucket."""
 
     def changed(self, gone: Iterable[SliceSpec], come: Iterable[SliceSpec]) -> "_Selectors":
-        """Without those that are gone, and with those that come."""
+        """Return the selectors without ``gone`` and with ``come``."""
         keys, asked, files = {spec.key for spec in gone}, Counter(self.asked), dict(self.files)
         asked.update(_all_buckets(come))
         asked.subtract(_all_buckets(gone))
@@ -48,7 +48,7 @@ class _Selectors:
         return _Selectors({bucket: specs for bucket, specs in files.items() if specs}, +asked)
 
     def only(self, specs: Iterable[SliceSpec]) -> _Files:
-        """These specs alone, filed as they would be here."""
+        """Index only these specs, by the requirements that are rare in this namespace."""
         files: dict[_Bucket, tuple[SliceSpec, ...]] = {}
         _file(files, specs, self.asked)
         return files
@@ -56,17 +56,17 @@ class _Selectors:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """What a membership was made from."""
+    """The inputs of a membership, and what is derived from them."""
 
     slices: tuple[SliceSpec, ...] = ()
     pods: tuple[Pod, ...] = ()
-    """These keep the pods alive whose ``id()`` is a key of ``claims``."""
+    """This also keeps the pods alive whose ``id()`` is a key of ``claims``."""
     selectors: Mapping[str, _Selectors] = field(default_factory=dict)
     """By namespace."""
     claims: Mapping[int, _Claim] = field(default_factory=dict)
     """By the pod's ``id()``."""
     holders: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
-    """The pods with an address; almost always one."""
+    """The pods that have an address: one, except while an address passes to a new pod."""
     counts: Mapping[SliceKey, int] = field(default_factory=dict)
     """How many addresses a slice has."""
 
@@ -86,7 +86,7 @@ class Membership:
 
 
 class _Move(NamedTuple):
-    """A pod whose claim is another one now. None before: the pod is new. None after: it is gone."""
+    """A pod whose claim changed. ``before`` is None for a new pod, ``after`` is None for a pod that is gone."""
 
     pod: Pod
     before: _Claim | None
@@ -101,8 +101,8 @@ def age(spec: SliceSpec) -> tuple[int, SliceKey]:
 def with_last_good_selectors(slices: Iterable[SliceSpec], before: Iterable[SliceSpec]) -> tuple[SliceSpec, ...]:
     """The slices; one whose selector is wrong keeps the one it had ``before``, and with it its pods and their limits.
 
-    One that never had a right selector has no pods: nobody knows which were meant. Where the outcome equals the spec of
-    ``before``, it is that object.
+    One that never had a right selector has no pods: nobody knows which were meant. A result that equals the spec in
+    ``before`` is the same object.
     """
     known = {spec.key: spec for spec in before}
 
@@ -124,10 +124,10 @@ def resolve(slices: Iterable[SliceSpec], pods: Iterable[Pod], last: Membership |
     pods claim is the newer pod's: the older one's deletion is on its way.
 
     Args:
-        slices: every SliceBandwidth once.
-        pods: every pod once.
-        last: an earlier membership. The result is the same without it; with it, only slices and pods that are other
-            objects than then are looked at, and every part of the result that is equal is the same object.
+        slices: every SliceBandwidth, each once.
+        pods: every pod, each once.
+        last: an earlier membership. It does not change the result. With it, only the slices and pods that are not
+            the same objects as in ``last`` are matched, and parts of the result that are equal are the same objects.
     """
     last = Membership() if last is None else last
     was, slices, pods = last.index, tuple(slices), tuple(pods)
@@ -148,10 +148,10 @@ def resolve(slices: Iterable[SliceSpec], pods: Iterable[Pod], last: Membership |
 
 
 def _reselected(was: _Index, slices: tuple[SliceSpec, ...]) -> tuple[Mapping[str, _Selectors], Mapping[str, _Files]]:
-    """The selectors of these slices; and only those that changed, as they were and as they are. By namespace."""
+    """Return by namespace all selectors, and an index of only the old and new versions of those that changed."""
     gone, come = _difference(was.slices, slices)
     earlier = {spec.key: (spec.created_s, spec.selector) for spec in gone}
-    # A spec with other limits selects the same pods.
+    # New limits do not change which pods are selected.
     same = {spec.key for spec in come if earlier.get(spec.key) == (spec.created_s, spec.selector)}
     left, joined = defaultdict[str, list[SliceSpec]](list), defaultdict[str, list[SliceSpec]](list)
     for specs, by_namespace in ((gone, left), (come, joined)):
@@ -168,7 +168,7 @@ def _reselected(was: _Index, slices: tuple[SliceSpec, ...]) -> tuple[Mapping[str
 
 
 def _buckets(selector: Selector | None) -> list[tuple[_Bucket, ...]]:
-    """For each requirement by which pods can be looked up, its buckets; all pods where there is no such requirement."""
+    """The buckets of each requirement that can be indexed (In, Exists); if there is none, the bucket of all pods."""
     if selector is None:
         return []
     found: list[tuple[_Bucket, ...]] = []
@@ -187,7 +187,7 @@ def _all_buckets(specs: Iterable[SliceSpec]) -> Iterator[_Bucket]:
 def _file(
     files: dict[_Bucket, tuple[SliceSpec, ...]], specs: Iterable[SliceSpec], asked: Mapping[_Bucket, int]
 ) -> None:
-    """File each under its rarest requirement: where all slices ask for ``team=web``, another one tells them apart."""
+    """Add each spec under its rarest requirement: a label that all slices ask for would not tell them apart."""
     for spec in specs:
         rarest = min(_buckets(spec.selector), key=lambda buckets: sum(asked.get(one, 0) for one in buckets), default=())
         for bucket in rarest:
@@ -195,13 +195,13 @@ def _file(
 
 
 def _may_select(files: _Files, labels: Mapping[str, str]) -> bool:
-    """Whether any bucket is for such a pod; almost always none is, and this is much faster than to look into each."""
+    """Return False if no selector can match. This check is much cheaper than :func:`_selecting`."""
     buckets = files.keys()
     return not buckets.isdisjoint(labels.items()) or not buckets.isdisjoint(labels) or None in buckets
 
 
 def _selecting(files: _Files, labels: Mapping[str, str]) -> list[SliceSpec]:
-    """Those that select a pod with these labels."""
+    """Return the specs that select a pod with these labels."""
     return [
         spec
         for bucket in (*labels.items(), *labels, None)
@@ -220,7 +220,7 @@ def _claim(selectors: Mapping[str, _Selectors], pod: Pod) -> _Claim:
 def _moves(
     was: _Index, pods: tuple[Pod, ...], selectors: Mapping[str, _Selectors], changed: Mapping[str, _Files]
 ) -> list[_Move]:
-    """Pods that are gone, then those that changed hands, then those that are new."""
+    """List the pods that are gone, then those whose claim changed, then those that are new."""
     gone, come = _difference(was.pods, pods)
     moves = [_Move(pod, was.claims[id(pod)], None) for pod in gone]
     for pod in pods if changed else ():
@@ -234,11 +234,9 @@ def _moves(
 
 
 def _difference(before: tuple[_T, ...], after: tuple[_T, ...]) -> tuple[list[_T], list[_T]]:
-    """The objects that are only in the one, and those that are only in the other.
-
-    Sets of 10,000 objects are slow. Almost always only a few objects have been replaced, put in or left out: so what
-    both begin and end with is passed over first, and what stands at the same place.
-    """
+    """Return the objects that are only in ``before``, and those that are only in ``after``, by identity."""
+    # Sets of 10,000 ids are slow. Usually a few objects are replaced, inserted or removed: skip the common start and
+    # end first, then objects at the same position.
     start = _common(before, after)
     before, after = before[start:], after[start:]
     end = _common(before[::-1], after[::-1])
@@ -251,7 +249,7 @@ def _difference(before: tuple[_T, ...], after: tuple[_T, ...]) -> tuple[list[_T]
 
 
 def _common(before: tuple[_T, ...], after: tuple[_T, ...]) -> int:
-    """With how many of the same objects both begin."""
+    """The length of the common start, by identity."""
     return sum(takewhile(truth, map(is_, before, after)))
 
 
@@ -277,10 +275,10 @@ def _own_addresses(pod: Pod) -> tuple[str, ...]:
 def _addresses(
     last: Membership, moves: Iterable[_Move], claims: Mapping[int, _Claim], holders: Mapping[str, tuple[Pod, ...]]
 ) -> tuple[Mapping[str, SliceKey], Mapping[SliceKey, int], frozenset[SliceKey]]:
-    """The addresses of each slice, how many it has, and who has any."""
+    """Return the slice of each address, the number of addresses of each slice, and the slices that have any."""
     owners: dict[str, SliceKey | None] = {}
     for address in {address for move in moves for address in _own_addresses(move.pod)}:
-        # The newest pod has the address: where it is nobody's, its packets must not be charged to an older one's slice.
+        # The newest pod has the address, even if it belongs to no slice: an older pod's slice must not pay for it.
         pods = holders.get(address)
         claim = claims[id(max(pods, key=_newness))] if pods else ()
         owner = claim[0] if claim else None
@@ -334,7 +332,7 @@ def _by_pod(problem: PodProblem) -> tuple[str, str]:
 
 
 def _problems_of(pod: Pod, claim: _Claim | None) -> Iterator[tuple[SliceKey, PodProblem]]:
-    """What a pod's claimants are told: the oldest why it does not have the pod's traffic, the others who has it."""
+    """The problems that a pod causes: for its slice, if the pod has no traffic of its own, and for all younger ones."""
     if not claim:
         return
     winner, *younger = claim

@@ -213,7 +213,7 @@ def plan_table(wanted: Classification | None, observed: Classification) -> Table
         return ReplaceTable(wanted)
     if wanted.slices == observed.slices and wanted.exempt_destinations == observed.exempt_destinations:
         return None  # almost always; comparing whole dictionaries is twenty times as fast as looking for what differs
-    # The difference of two views hashes only what differs, unlike a look at each of 20,000 addresses.
+    # Comparing views is several times as fast as looking up each of thousands of addresses.
     differ = {address for address, _ in wanted.slices.items() ^ observed.slices.items()}
     remove = sorted(differ & observed.slices.keys())
     add = sorted((address, wanted.slices[address]) for address in differ & wanted.slices.keys())
