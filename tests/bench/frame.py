@@ -144,6 +144,14 @@ def single(case: str, what: str, value: float, unit: str, target: Target | None 
     return Row(case, what, value, unit, value, value, target=target)
 
 
+def single_times(
+    case: str, what: str, value: float, unit: str, reference: tuple[str, float], target: Target | None = None
+) -> Row:
+    """A row of one value, and how many times the reference's one value it is."""
+    name, its = reference
+    return _beside(single(case, what, value, unit, target), f"x {name}", Samples((its,)), value / its)
+
+
 def times(
     case: str, what: str, samples: Samples, unit: str, reference: tuple[str, Samples], target: Target | None = None
 ) -> Row:

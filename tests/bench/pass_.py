@@ -4,8 +4,9 @@ import itertools
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -18,17 +19,14 @@ from tests.bench.frame import (
     Row,
     Samples,
     at_least_times,
-    at_most,
     at_most_times,
     count,
     figure,
-    in_turn,
     in_turn_together,
     less,
     say,
     times,
     wall_and_cpu_ms,
-    wall_ms,
 )
 from tests.bench.nodes import Agent, Traffic, agent_on_a_node, node_with_tree, wishes
 from tests.bench.read import FLOOR, floor
@@ -41,6 +39,20 @@ PARTS = (0.01, 0.1, 1.0)
 PASS_EVERY_MS = 10_000
 BWMON = "a bwmon-style loop"
 TC_BATCH = "tc -batch"
+NOTHING_SENT = "steady, nothing sent"
+AIMS_OVER_FLOOR = {
+    ("4,094 slices", NOTHING_SENT): at_most_times(5),
+    ("4,094 slices", "steady, 10% of slices sent"): at_most_times(5),
+}
+AIMS_OVER_BWMON = {
+    ("100 slices", NOTHING_SENT): at_most_times(0.2),
+    ("1,000 slices", NOTHING_SENT): at_most_times(0.2),
+    ("4,094 slices", NOTHING_SENT): at_most_times(0.2),
+    # The loop decides and reports nothing. At 100 slices most of it is the start of one program.
+    ("100 slices", "steady, 100% of slices sent"): at_most_times(1.5),
+    ("1,000 slices", "steady, 100% of slices sent"): at_most_times(3),
+    ("4,094 slices", "steady, 100% of slices sent"): at_most_times(3),
+}
 M = 1_000_000
 
 
@@ -52,13 +64,12 @@ def rows(quick: bool) -> Iterator[Row]:
             bwmon = Bwmon(UPLINK, Path(folder) / "bwmon")
             yield from steady(agent, bwmon, slices, rounds=2 if quick else 20)
             yield from changed(agent, bwmon, slices, rounds=1 if quick else 3)
-        yield from changes_alone(slices, rounds=1 if quick else 5)
+        yield from changes_alone(slices, rounds=1 if quick else 15)
 
 
 def steady(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row]:
     """Nothing to change: when nothing was sent, and when some or all of the slices have sent."""
     case = count(slices)
-    most = slices == SLICES[-1]
     receive = floor(socket.if_nametoindex(UPLINK))
     wanted: dict[str, int] = {}
 
@@ -77,17 +88,22 @@ def steady(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row
             if part in (0.0, 1.0):
                 subjects[BWMON] = lambda: wall_and_cpu_ms(lambda: bwmon.run_once(wanted))
             found = in_turn_together(rounds, subjects)
-            wall, cpu = found["slicebw"]
-            what = f"steady, {part:.0%} of slices sent" if part else "steady, nothing sent"
-            within_5 = at_most_times(5) if most and part in (0.0, 0.1) else None
-            yield times(case, f"{what}: wall", wall, "ms", (FLOOR, found[FLOOR][0]), within_5)
-            under_5_ms = at_most(5) if slices == SLICES[0] else None
-            if BWMON in found:
-                yield figure(case, f"{what}: wall, one pass", wall, "ms", under_5_ms)
-                per_core = Samples(tuple(value * 100 / PASS_EVERY_MS for value in cpu.values))
-                yield figure(case, f"{what}: CPU", per_core, "% of core", at_most(2))
-                target = at_least_times(5) if part == 0.0 else None
-                yield less(case, f"{what}: CPU, one pass", cpu, "ms", (f"{BWMON}'s", found[BWMON][1]), target)
+            what = f"steady, {part:.0%} of slices sent" if part else NOTHING_SENT
+            yield from compared(case, what, found)
+
+
+def compared(case: str, what: str, found: Mapping[str, Sequence[Samples]]) -> Iterator[Row]:
+    """A steady pass beside its references. Aims are of CPU: a pass that has counted also waits for the disk."""
+    (wall, cpu), (floor_wall, floor_cpu) = found["slicebw"], found[FLOOR]
+    yield times(case, f"{what}: wall", wall, "ms", (FLOOR, floor_wall))
+    yield times(case, f"{what}: CPU", cpu, "ms", (FLOOR, floor_cpu), AIMS_OVER_FLOOR.get((case, what)))
+    if BWMON not in found:
+        return
+    bwmon_wall, bwmon_cpu = found[BWMON]
+    yield times(case, f"{what}: wall", wall, "ms", (BWMON, bwmon_wall))
+    yield times(case, f"{what}: CPU", cpu, "ms", (BWMON, bwmon_cpu), AIMS_OVER_BWMON.get((case, what)))
+    per_core = Samples(tuple(value * 100 / PASS_EVERY_MS for value in cpu.values))
+    yield figure(case, f"{what}: CPU, a pass every 10 s", per_core, "% of core")
 
 
 def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row]:
@@ -122,25 +138,33 @@ def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Ro
 
 
 def changes_alone(slices: int, rounds: int) -> Iterator[Row]:
-    """Only the changes, as they are handed to the kernel edge, against the same as text for ``tc -batch``."""
+    """Only the changes, as they are handed to the kernel edge, against the same as text for ``tc -batch``.
+
+    Many slices change to few different ceilings where somebody edits their limits, and each to its own where they are
+    capped.
+    """
     with node_with_tree(slices) as shaper:
         leaves = [spec for spec in tree(range(1, slices + 1)).values() if spec.minor & 0xFFF in range(1, slices + 1)]
         leaves = [spec for spec in leaves if spec.leaf_major]
         rates = itertools.cycle((100 * M, 200 * M))
 
-        def specs() -> list[ClassSpec]:
+        def specs(step_bps: int) -> list[ClassSpec]:
             rate = next(rates)
-            return [replace(spec, ceil_bps=rate) for spec in leaves]
+            return [replace(spec, ceil_bps=rate + number * step_bps) for number, spec in enumerate(leaves)]
 
-        def slicebw() -> float:
-            changes: list[TreeChange] = [ChangeClass(spec) for spec in specs()]
-            return wall_ms(lambda: shaper.apply(UPLINK, changes, LINE_RATE_BPS))
+        def slicebw(step_bps: int) -> tuple[float, float]:
+            changes: list[TreeChange] = [ChangeClass(spec) for spec in specs(step_bps)]
+            return wall_and_cpu_ms(lambda: shaper.apply(UPLINK, changes, LINE_RATE_BPS))
 
-        def tc_batch() -> float:
-            text = "".join(f"class change dev {UPLINK} {spec}\n" for spec in specs())
-            return wall_ms(lambda: subprocess.run(["tc", "-batch", "-"], input=text, text=True, check=True))
+        def tc_batch(step_bps: int) -> tuple[float, float]:
+            text = "".join(f"class change dev {UPLINK} {spec}\n" for spec in specs(step_bps))
+            return wall_and_cpu_ms(lambda: subprocess.run(["tc", "-batch", "-"], input=text, text=True, check=True))
 
-        found = in_turn(rounds, {"slicebw": slicebw, TC_BATCH: tc_batch})
-    target = at_least_times(3) if slices == SLICES[-1] else None
-    what = f"{len(leaves):,} ceilings, the changes alone"
-    yield less(count(slices), what, found["slicebw"], "ms", (TC_BATCH, found[TC_BATCH]), target)
+        for words, step_bps, least in (("to one value", 0, 3.0), ("each to its own", 8_000, 1.5)):
+            subjects = {"slicebw": partial(slicebw, step_bps), TC_BATCH: partial(tc_batch, step_bps)}
+            found = in_turn_together(rounds, subjects)
+            what = f"{len(leaves):,} ceilings {words}, the changes alone"
+            target = at_least_times(least) if slices == SLICES[-1] else None
+            (wall, cpu), (its_wall, its_cpu) = found["slicebw"], found[TC_BATCH]
+            yield less(count(slices), f"{what}: wall", wall, "ms", (TC_BATCH, its_wall))
+            yield less(count(slices), f"{what}: CPU", cpu, "ms", (TC_BATCH, its_cpu), target)
