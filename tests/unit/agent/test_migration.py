@@ -54,3 +54,18 @@ def test_wishes_of_the_first_version_are_read_whole(tmp_path: Path) -> None:
     wishes, problem = load(tmp_path, "wishes-v1")
     assert problem is None
     assert wishes == lived_in().snapshot
+
+
+@pytest.mark.parametrize("name", ["ledger-v2", "wishes-v1-whole"])
+def test_a_file_of_the_present_version_is_read_whole_and_written_again_byte_for_byte(tmp_path: Path, name: str) -> None:
+    """It holds every kind of field; so a renamed attribute that changes a key in the file is seen here."""
+    found, problem = load(tmp_path, name)
+    assert problem is None
+    store = FileStore(tmp_path)
+    if name.startswith("ledger"):
+        store.save_ledger(found)
+        assert len(found.slices) == 3
+    else:
+        store.save_wishes(found)
+        assert len(found.slices) == 4
+    assert (tmp_path / name.partition("-")[0]).read_bytes() == (DATA / name).read_bytes()
