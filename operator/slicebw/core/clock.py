@@ -1,9 +1,10 @@
-"""What a jump of the wall clock means for running periods: nothing.
+"""Steps of the wall clock, and budgets of so much per second. Instants are arguments: no clock is read here.
 
-Periods are bounded by the wall clock, because people read them, but their length is real elapsed time. So when the
-wall clock is stepped, the bounds of every running period are moved by the same step: a clock set back never makes a
-period longer, one set forward never ends it early. Slewing (NTP's usual way) and leap seconds stay below
-:data:`STEP_NS` and are simply followed. Time zones and DST do not exist here: all instants are UTC.
+Running periods do not notice a step of the wall clock. They are bounded by the wall clock, because people read them,
+but their length is real elapsed time. So when the wall clock is stepped, the bounds of every running period are moved
+by the same step: a clock set back never makes a period longer, one set forward never ends it early. Slewing (NTP's
+usual way) and leap seconds stay below :data:`STEP_NS` and are simply followed. Time zones and DST do not exist here:
+all instants are UTC.
 """
 
 from typing import Final
@@ -37,3 +38,30 @@ def step_s(before: Instant | None, now: Instant) -> int:
     if abs(step_ns) <= STEP_NS:
         return 0
     return (step_ns + NS // 2) // NS
+
+
+class TokenBucket:
+    """A budget: ``per_s`` units a second in the long run, ``burst`` units at once. Not thread-safe.
+
+    ``now_s`` is an instant of any clock that never goes back, the same one at every call. ``per_s`` and ``burst`` may
+    be changed; the new values also hold for the time since the last call.
+    """
+
+    def __init__(self, per_s: float, burst: float, now_s: float) -> None:
+        """Be full."""
+        self.per_s, self.burst = per_s, burst
+        self._tokens, self._at_s = burst, now_s
+
+    def available(self, now_s: float) -> float:
+        """How many units may be taken now."""
+        self._tokens = min(self.burst, self._tokens + (now_s - self._at_s) * self.per_s)
+        self._at_s = now_s
+        return self._tokens
+
+    def wait_s(self, now_s: float, amount: float = 1.0) -> float:
+        """How long until ``amount`` may be taken; 0.0 if it may be now."""
+        return max(0.0, (amount - self.available(now_s)) / self.per_s)
+
+    def take(self, now_s: float, amount: float = 1.0) -> None:
+        """Spend ``amount``, even if that leaves a debt; a debt makes later waits longer."""
+        self._tokens = self.available(now_s) - amount

@@ -1,7 +1,7 @@
 """What is to be written to the API server: the latest state of each object, the urgent first, within a write budget."""
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import chain
@@ -97,23 +97,3 @@ class Outbox(Generic[W]):
 
     def _waiting(self, name: Hashable) -> Entry[W] | None:
         return next((queue[name] for queue in self._queues.values() if name in queue), None)
-
-
-class TokenBucket:
-    """A write budget: ``per_s`` writes a second in the long run, ``burst`` at once. Not thread-safe."""
-
-    def __init__(self, per_s: float, burst: int, clock: Callable[[], float]) -> None:
-        """Be full. ``clock`` is monotonic, in seconds."""
-        self._per_s, self._burst, self._clock = per_s, float(burst), clock
-        self._tokens, self._at = self._burst, clock()
-
-    def wait_s(self) -> float:
-        """How long until a write is allowed; 0.0 if it is now."""
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
-        self._at = now
-        return max(0.0, (1.0 - self._tokens) / self._per_s)
-
-    def take(self) -> None:
-        """Spend one write."""
-        self._tokens -= 1.0

@@ -12,12 +12,13 @@ from msgspec.structs import replace
 
 from slicebw.api import bandwidth_usage, event, kinds, node_bandwidth
 from slicebw.api.conditions import Condition
+from slicebw.core.clock import TokenBucket
 from slicebw.core.model import SliceKey, TrafficClass
 from slicebw.core.reports import EventNote, NodeReport, UsageReport
 from slicebw.kube.background import ApiThread
 from slicebw.kube.backoff import Backoff
 from slicebw.kube.client import ApiRefused, ApiUnreachable
-from slicebw.kube.outbox import Entry, Outbox, TokenBucket, Urgency
+from slicebw.kube.outbox import Entry, Outbox, Urgency
 from slicebw.kube.recall import usages_of_node
 from slicebw.kube.resources import BANDWIDTH_USAGES, EVENTS, NODE_BANDWIDTHS, NODES, missing
 
@@ -100,7 +101,7 @@ class ApiReporter:
         self._renew_s = renew_s
         self._refused_pause_s = refused_pause_s
         self._outbox: Outbox[_Write] = Outbox(MAX_WAITING)
-        self._budget = TokenBucket(writes_per_s, burst, time.monotonic)
+        self._budget = TokenBucket(writes_per_s, burst, time.monotonic())
         self._news = asyncio.Event()
         self._written: dict[SliceKey, tuple[UsageReport, float]] = {}
         self._delivered: set[str] = set()
@@ -199,11 +200,11 @@ class ApiReporter:
         """Wait for something to write and for the budget to allow it; of what waits then, the most urgent."""
         while True:
             self._news.clear()
-            wait_s = self._budget.wait_s()
+            wait_s = self._budget.wait_s(time.monotonic())
             if wait_s == 0.0:
                 entry = self._outbox.next(time.monotonic())
                 if entry is not None:
-                    self._budget.take()
+                    self._budget.take(time.monotonic())
                     return entry
                 due = self._outbox.next_due()
                 wait_s = 3600.0 if due is None else max(0.0, due - time.monotonic())

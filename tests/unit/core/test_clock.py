@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicebw.core.clock import NS, elapsed_ns, step_s
+from slicebw.core.clock import NS, TokenBucket, elapsed_ns, step_s
 from slicebw.core.ledger import Instant
 from tests.unit.core.builders import at
 
@@ -41,3 +41,35 @@ def test_leap_seconds_and_slewing_are_followed() -> None:
 def test_suspend_counts_as_time_because_the_boot_clock_runs_on() -> None:
     assert elapsed_ns(at(0), at(3600)) == 3600 * NS
     assert step_s(at(0), at(3600)) == 0
+
+
+def test_a_budget_allows_a_burst_and_then_its_rate() -> None:
+    budget = TokenBucket(2.0, 3, 0.0)
+    for _ in range(3):
+        assert budget.wait_s(0.0) == 0.0
+        budget.take(0.0)
+    assert budget.wait_s(0.0) == 0.5
+    assert budget.wait_s(0.5) == 0.0
+    budget.take(0.5)
+    for _ in range(3):
+        assert budget.wait_s(1000.0) == 0.0
+        budget.take(1000.0)
+    assert budget.wait_s(1000.0) == 0.5, "rest does not add up beyond the burst"
+
+
+def test_a_budget_gives_more_than_one_at_a_time_and_what_was_taken_too_much_is_waited_for() -> None:
+    budget = TokenBucket(4.0, 8, 0.0)
+    assert budget.wait_s(0.0, 8) == 0.0
+    budget.take(0.0, 10)
+    assert budget.available(0.0) == -2
+    assert budget.wait_s(0.0, 2) == 1.0
+    assert budget.available(1.5) == 4
+
+
+def test_a_budget_whose_limits_change_follows_them_at_once() -> None:
+    budget = TokenBucket(1.0, 10, 0.0)
+    budget.burst = 2.0
+    assert budget.available(0.0) == 2
+    budget.take(0.0, 2)
+    budget.per_s = 0.5
+    assert budget.wait_s(1.0) == 1.0

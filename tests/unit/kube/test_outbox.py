@@ -1,7 +1,7 @@
-"""The order in which reports go out, and how many."""
+"""The order in which reports go out."""
 
 from slicebw.kube.backoff import Backoff
-from slicebw.kube.outbox import Outbox, TokenBucket, Urgency
+from slicebw.kube.outbox import Outbox, Urgency
 
 
 def drained(outbox: Outbox[str], now: float = 0.0) -> list[str]:
@@ -75,23 +75,6 @@ def test_a_full_outbox_takes_news_of_what_waits_but_nothing_further() -> None:
     assert not outbox.put("c", "c", Urgency.TRANSITION)
     assert outbox.put("a", "newer", Urgency.TRANSITION)
     assert drained(outbox) == ["newer", "b"]
-
-
-def test_a_budget_allows_a_burst_and_then_its_rate() -> None:
-    now = 0.0
-    budget = TokenBucket(2.0, 3, lambda: now)
-    for _ in range(3):
-        assert budget.wait_s() == 0.0
-        budget.take()
-    assert budget.wait_s() == 0.5
-    now = 0.5
-    assert budget.wait_s() == 0.0
-    budget.take()
-    now = 1000.0
-    for _ in range(3):
-        assert budget.wait_s() == 0.0
-        budget.take()
-    assert budget.wait_s() == 0.5, "rest does not add up beyond the burst"
 
 
 def test_pauses_double_up_to_a_limit_and_start_again_after_success() -> None:
