@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from slicebw.agent.checkpoint import FileStore
 from slicebw.agent.clock import SystemClock
 from slicebw.agent.cycle import Cycle
-from slicebw.agent.gate import NS, Gate
+from slicebw.agent.report_throttle import ReportThrottle
+from slicebw.core.clock import NS
 from slicebw.core.model import DEFAULT_LIMITS, NodeSpec, Pod, Selector, SliceKey, SliceSpec, Snapshot, TrafficClass
 from slicebw.core.reports import EventNote, NodeReport, UsageReport
 from slicebw.core.tree import HANDLE_MAJOR, leaf
@@ -138,7 +139,7 @@ class Agent:
             store=FileStore(folder),
             reporter=_Nobody(),
             clock=SystemClock(),
-            gate=Gate(60 * NS),
+            throttle=ReportThrottle(60 * NS),
         )
         self.cycle.start()
 

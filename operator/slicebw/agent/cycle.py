@@ -11,11 +11,12 @@ from typing import Final
 from msgspec.structs import replace
 
 from slicebw.agent.counts import Counts
-from slicebw.agent.gate import NS, Gate
 from slicebw.agent.news import news
 from slicebw.agent.ports import Classifier, Feed, Reporter, Shaper, Store
+from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.accounting import restore_from_reports
 from slicebw.core.changes import Classification, DeleteClass, RemoveRoot, TableChange, TreeChange
+from slicebw.core.clock import NS
 from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.membership import with_last_good_selectors
@@ -47,7 +48,7 @@ class Cycle:
         store: Store,
         reporter: Reporter,
         clock: Callable[[], Instant],
-        gate: Gate,
+        throttle: ReportThrottle,
         uplink: str | None = None,
     ) -> None:
         self.counts = Counts()
@@ -61,7 +62,7 @@ class Cycle:
         self._store = store
         self._reporter = reporter
         self._clock = clock
-        self._gate = gate
+        self._throttle = throttle
         self._uplink = uplink
         self._ledger = Ledger()
         self._saved: Ledger | None = None
@@ -111,7 +112,7 @@ class Cycle:
         self.synced = self._listed
         self.counts.durations.observe(max(0, self._clock().boot_ns - begun_ns))
         # Usage is known as of the last pass: one is due whenever a report may be.
-        return min(result.next_pass_ns, self._gate.interval_ns if complete else RETRY_NS)
+        return min(result.next_pass_ns, self._throttle.interval_ns if complete else RETRY_NS)
 
     def close(self) -> None:
         """Free what the kernel ports hold. The kernel stays as it is."""
@@ -244,9 +245,9 @@ class Cycle:
         now_ns = self._clock().boot_ns
         # Until the reports of an earlier agent are taken up, ours would overwrite what the ledger is rebuilt from.
         usages = () if self._ledger.rebuilding else result.usages
-        due, over = self._gate.due(usages, now_ns)
-        node = result.node if self._gate.node_due(result.node, now_ns) else None
-        self._reporter.report(due, over, result.ledger.outbox, node)
+        due, expired = self._throttle.due(usages, now_ns)
+        node = result.node if self._throttle.node_due(result.node, now_ns) else None
+        self._reporter.report(due, expired, result.ledger.outbox, node)
 
     def _take_up_reported(self, result: PassResult) -> bool:
         """Once, as soon as it is known: go on from what an earlier agent reported, if its ledger is lost.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from slicebw.agent.cycle import Cycle
-from slicebw.agent.gate import NS
+from slicebw.core.clock import NS
 from slicebw.core.errors import KernelError
 
 log = logging.getLogger(__name__)

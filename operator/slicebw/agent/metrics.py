@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from slicebw.agent.counts import BOUNDS_MS, Counts, Histogram
 from slicebw.agent.cycle import Cycle
-from slicebw.agent.gate import NS
+from slicebw.core.clock import NS
 from slicebw.core.ledger import Instant
 from slicebw.core.model import Mode, TrafficClass
 from slicebw.core.node_pass import PassResult

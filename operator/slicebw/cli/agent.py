@@ -101,7 +101,8 @@ def _cycle(
     from slicebw.agent.checkpoint import FileStore
     from slicebw.agent.clock import SystemClock
     from slicebw.agent.cycle import Cycle
-    from slicebw.agent.gate import NS, Gate
+    from slicebw.agent.report_throttle import ReportThrottle
+    from slicebw.core.clock import NS
     from slicebw.kernel.htb import HtbShaper
     from slicebw.kernel.nft import NftClassifier
 
@@ -113,7 +114,7 @@ def _cycle(
         store=FileStore(state_dir),
         reporter=edges.reporter,
         clock=SystemClock(),
-        gate=Gate(report_interval_s * NS),
+        throttle=ReportThrottle(report_interval_s * NS),
         uplink=uplink,
     )
 

@@ -1,4 +1,4 @@
-"""The simulated agents' reports: one process, with the product's own reporter and gate for each node.
+"""The simulated agents' reports: one process, with the product's own reporter and throttle for each node.
 
 What is simulated is the kernel behind them, and that they share connections: each of them has its own outbox, its own
 write budget, asks for the usages of an earlier agent, and makes a pass every ten seconds.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Final
 
-from slicebw.agent.gate import SILENCE_NS, Gate
+from slicebw.agent.report_throttle import SILENCE_NS, ReportThrottle
 from slicebw.core.clock import NS
 from slicebw.core.policy import LONGEST_NS
 from slicebw.core.reports import EventNote
@@ -61,12 +61,12 @@ class Reported:
 
 
 class _Agent:
-    """One node's pass, gate and reporter."""
+    """One node's pass, throttle and reporter."""
 
     def __init__(self, api: ApiThread, node: SimulatedNode) -> None:
         self.node = node
         self.reporter = ApiReporter(api, node.name)
-        self._gate = Gate(REPORT_INTERVAL_NS)
+        self._throttle = ReportThrottle(REPORT_INTERVAL_NS)
         # Ten minutes' silence of a thousand nodes ends at a thousand different times, though all start within one.
         self._age_ns: int = node.number * 7919 * NS % SILENCE_NS
 
@@ -76,9 +76,9 @@ class _Agent:
     def make_pass(self, events: tuple[EventNote, ...] = ()) -> None:
         now_s = time.time()
         now_ns, self._age_ns = time.monotonic_ns() - self._age_ns, 0
-        due, over = self._gate.due(self.node.usages(now_s), now_ns)
+        due, expired = self._throttle.due(self.node.usages(now_s), now_ns)
         report = self.node.node_report(now_s)
-        self.reporter.report(due, over, events, report if self._gate.node_due(report, now_ns) else None)
+        self.reporter.report(due, expired, events, report if self._throttle.node_due(report, now_ns) else None)
 
 
 class Reporting:

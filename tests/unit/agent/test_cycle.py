@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.agent.cycle import RETRY_NS, Cycle
-from slicebw.agent.gate import NS, Gate
+from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.changes import ChangeClass, CreateClass, CreateRoot, DeleteClass
+from slicebw.core.clock import NS
 from slicebw.core.errors import KernelError
 from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.model import Mode, NodeSpec, SliceKey, Snapshot
@@ -89,7 +90,7 @@ class World:
             store=FileStore(self.folder),
             reporter=self.reporter,
             clock=self.clock,
-            gate=Gate(60 * NS),
+            throttle=ReportThrottle(60 * NS),
         )
         self.cycle.start()
 

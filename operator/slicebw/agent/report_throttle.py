@@ -1,4 +1,4 @@
-"""Which reports are due: a report goes out when it says something new enough, not at every pass."""
+"""Decides which reports are due: a report goes out when it says something new enough, not at every pass."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,16 +6,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from slicebw.core.clock import NS
 from slicebw.core.model import SliceKey, TrafficClass
 from slicebw.core.reports import NodeReport, UsageReport
 
-NS: Final = 1_000_000_000
 SILENCE_NS: Final = 600 * NS
-"""Whatever moved, be it by a byte, is reported after this time, and the node's own state even if nothing did: so its
-reader can tell quiet from dead."""
+"""A change of any size is reported after this time. So is the node's own state, even if nothing changed: a reader can
+tell an idle agent from a dead one."""
 IDLE_NS: Final = 3600 * NS
-"""A usage in which nothing moved is repeated after this time only: there are many of them, and the node speaks for it.
-"""
+"""An unchanged usage is repeated only after this time: the node's state shows that the agent is alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +24,27 @@ class _Sent:
     at_ns: int
 
 
-class Gate:
-    """Remembers what was reported last, and lets through what is due.
+class ReportThrottle:
+    """Remembers the last report of each slice and of the node, and lets through what is due.
 
-    At once: a cap set or lifted, a period begun, limits or class changed, a problem found or gone. After
-    ``interval_ns`` (60 s by default): usage that moved by 1 % of the budget. After 10 min: usage that moved at all, and
-    the node's state. After an hour: anything.
+    At once: a cap was set or lifted, a period began, limits or the class changed, a problem appeared or went away.
+    After ``interval_ns`` (60 s by default): usage moved by 1 % of the budget. After 10 min: usage moved at all, and the
+    node's state. After an hour: everything.
     """
 
     def __init__(self, interval_ns: int) -> None:
         self.interval_ns = interval_ns
         self._sent: dict[SliceKey, _Sent] = {}
-        self._looked_at: tuple[UsageReport, ...] = ()
-        self._quiet_until_ns = 0
-        """Until then nothing of what was looked at last is due."""
+        self._last_usages: tuple[UsageReport, ...] = ()
+        self._none_due_until_ns = 0
+        """Until then no report of ``_last_usages`` is due."""
         self._node: tuple[NodeReport, int] | None = None
 
     def due(self, usages: Collection[UsageReport], now_ns: int) -> tuple[list[UsageReport], list[SliceKey]]:
-        """Reports to send now, and the slices whose report is over. ``now_ns`` is any clock that never jumps."""
+        """Reports to send now, and the slices whose report has expired. ``now_ns`` is of any clock that never jumps."""
         usages = tuple(usages)
-        if usages == self._looked_at and now_ns < self._quiet_until_ns:
-            return [], []  # nothing has moved anywhere: to compare 4,000 objects with themselves takes no time
+        if usages == self._last_usages and now_ns < self._none_due_until_ns:
+            return [], []  # comparing 4,000 objects with themselves takes no time
         due: list[UsageReport] = []
         due_from: list[int] = []
         for report in usages:
@@ -56,21 +55,21 @@ class Gate:
                 self._sent[report.key] = _Sent(report, _occasion(report), now_ns)
                 due_ns = now_ns + IDLE_NS
             elif last.report is not report and last.report == report:
-                # It is known again by being the same object.
+                # Keep the new object: comparing by identity is what makes the next look cheap.
                 self._sent[report.key] = _Sent(report, last.occasion, last.at_ns)
             due_from.append(due_ns)
-        self._looked_at, self._quiet_until_ns = usages, min(due_from, default=now_ns)
-        return due, self._over(usages) if len(self._sent) > len(usages) else []
+        self._last_usages, self._none_due_until_ns = usages, min(due_from, default=now_ns)
+        return due, self._expired(usages) if len(self._sent) > len(usages) else []
 
-    def _over(self, usages: Collection[UsageReport]) -> list[SliceKey]:
-        """Forget the slices that nothing is reported of any more; which they were."""
-        over = list(self._sent.keys() - {report.key for report in usages})
-        for key in over:
+    def _expired(self, usages: Collection[UsageReport]) -> list[SliceKey]:
+        """Drop the slices that have no report any more, and return their keys."""
+        expired = list(self._sent.keys() - {report.key for report in usages})
+        for key in expired:
             del self._sent[key]
-        return over
+        return expired
 
     def node_due(self, report: NodeReport, now_ns: int) -> bool:
-        """Whether the node's own state is due, by the same rules: bytes wait for the interval, the rest does not."""
+        """Whether the node's own state is due, by the same rules: only bytes wait for the interval."""
         if self._node is not None:
             last, at_ns = self._node
             still = replace(report, root_bytes=last.root_bytes, default_bytes=last.default_bytes) == last
@@ -81,9 +80,9 @@ class Gate:
         return True
 
     def _due_ns(self, last: _Sent, report: UsageReport) -> int:
-        """When a report is due, if nothing is reported of the slice before: now, where that has passed."""
+        """When a report is due, unless the slice is reported earlier; an instant that has passed means now."""
         if report is last.report:
-            return last.at_ns + IDLE_NS  # what most of 4,000 slices come to
+            return last.at_ns + IDLE_NS  # the usual case, so it comes first
         if last.occasion != _occasion(report):
             return last.at_ns
         if report == last.report:
@@ -92,7 +91,7 @@ class Gate:
 
 
 def _occasion(report: UsageReport) -> tuple[object, ...]:
-    """All that is reported at once when it changes. A capped class's rate moves with every pass and is left out."""
+    """The fields that are reported at once when they change; not a capped class's rate, which moves with every pass."""
     standard, exempt = report.standard, report.exempt
     return (
         *(report.class_id, report.generation, report.period_start_s, report.period_end_s),
