@@ -16,7 +16,7 @@ import yaml
 
 from slicebw.core.reports import ClassUsage, UsageReport
 from slicebw.core.text import bytes_text, rate_text
-from slicebw.folder.report import read_usages
+from slicebw.folder.sink import read_usages
 from tests.support.topology import UPLINK, Topology
 
 SLICEBW: Final = Path(__file__).resolve().parents[1] / ".venv" / "bin" / "slicebw"

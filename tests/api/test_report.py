@@ -1,4 +1,4 @@
-"""The agent's reporter against a real API server: what is reported here is what ``kubectl get`` shows there."""
+"""The agent's reports against a real API server: what is reported here is what ``kubectl get`` shows there."""
 
 import re
 import time
@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from slicebw.agent.report_queue import RENEW_S, ReportQueue
 from slicebw.api import bandwidth_usage, kinds
 from slicebw.core.model import SliceKey
 from slicebw.core.reports import EventNote, Reason, UsageReport
+from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread
-from slicebw.kube.recall import usages_of_node
-from slicebw.kube.report import ApiReporter
+from slicebw.kube.own_usages import list_own_usages
 from tests.api.cluster import Cluster, eventually, node_bandwidth, throughout
 from tests.api.proxy import FaultProxy, Request
 from tests.support.reports import GB, PERIOD_START_S, capped_note, class_usage, node_report, usage_report
@@ -25,11 +26,19 @@ NOW_S = PERIOD_START_S + 3600
 
 
 class Reporting:
-    """A reporter that runs, and its API thread."""
+    """A report queue that runs, and its API thread."""
 
-    def __init__(self, api: ApiThread, node: str, **options: Any) -> None:
+    def __init__(
+        self,
+        api: ApiThread,
+        node: str,
+        wall_clock: Callable[[], float] = lambda: NOW_S,
+        renew_s: float = RENEW_S,
+        **options: Any,
+    ) -> None:
         self.api = api
-        self.reporter = ApiReporter(api, node, **{"wall_clock": lambda: NOW_S, "refused_pause_s": 0.5, **options})
+        sink = ApiSink(api, node, **{"refused_pause_s": 0.5, **options})
+        self.reporter = ReportQueue(sink, wall_clock=wall_clock, renew_s=renew_s)
         self.reporter.start()
 
     def usages(self, *reports: UsageReport) -> None:
@@ -392,7 +401,7 @@ def test_what_was_written_last_is_found_however_many_usages_there_are(
     Reporting(connect(cluster.kubeconfig), "another-node").usages(usage_report(namespace))
 
     def found() -> set[UsageReport]:
-        return set(reporting.api.call(usages_of_node(reporting.api.client, node, few), 30.0))
+        return set(reporting.api.call(list_own_usages(reporting.api.client, node, few), 30.0))
 
     for used_bytes in range(5):
         report = usage_report(namespace, standard=class_usage(used_bytes))

@@ -9,13 +9,14 @@ import pytest
 import yaml
 from kubernetes import client, config
 
+from slicebw.agent.report_queue import ReportQueue
 from slicebw.api import kinds
 from slicebw.controller.loop import StatusLoop
 from slicebw.core.model import SliceKey
+from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread
 from slicebw.kube.client import ApiRefused
 from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
-from slicebw.kube.report import ApiReporter
 from slicebw.kube.resources import BANDWIDTH_USAGES, SLICE_BANDWIDTHS
 from tests.api.cluster import REPOSITORY, Cluster, eventually, node_bandwidth, slice_bandwidth
 from tests.api.conftest import Watcher
@@ -111,7 +112,7 @@ def test_an_agent_may_do_all_it_does(
     cluster.delete(kinds.SLICE_BANDWIDTH, "codeen", namespace)
     eventually(lambda: not watcher.slices(namespace))
 
-    reporter = ApiReporter(watcher.api, node)
+    reporter = ReportQueue(ApiSink(watcher.api, node))
     reporter.start()
     note = capped_note(namespace)
     reporter.report([usage_report(namespace), usage_report(namespace, "over")], [], [note], node_report())
@@ -119,7 +120,7 @@ def test_an_agent_may_do_all_it_does(
     reporter.report([], [SliceKey(namespace, "over")], [], None)
     eventually(lambda: reporter.waiting == 0)
     assert reporter.reported() is not None
-    # With so few usages the reporter lists them from etcd and needs no more; of many it may read each (kube/recall.py).
+    # So few usages are listed from etcd, and no more is needed; of many each may be read (kube/own_usages.py).
     path = BANDWIDTH_USAGES.path(namespace, f"codeen.{node}")
     assert watcher.api.call(watcher.api.client.get(path), 10.0)["sliceName"] == "codeen"
     listed = watcher.api.client.page_from_memory(BANDWIDTH_USAGES, 0, labelSelector=f"{kinds.LABEL_NODE}={node}")
@@ -146,7 +147,7 @@ def test_the_controller_may_do_all_it_does_and_not_change_limits(
     cluster: Cluster, account: Account, connect: Connect, namespace: str, node: str
 ) -> None:
     cluster.create(slice_bandwidth(namespace, "codeen"))
-    agent = ApiReporter(connect(cluster.kubeconfig), node)
+    agent = ReportQueue(ApiSink(connect(cluster.kubeconfig), node))
     agent.start()
     agent.report([usage_report(namespace, period_end_s=2_000_000_000)], [], [], None)
     eventually(lambda: agent.waiting == 0)
@@ -201,7 +202,7 @@ def test_an_owner_sees_its_own_slice_and_its_usage_and_events_and_changes_none_o
     node: str,
 ) -> None:
     mine, other = new_namespace(), new_namespace()
-    reporter = ApiReporter(connect(cluster.kubeconfig), node)
+    reporter = ReportQueue(ApiSink(connect(cluster.kubeconfig), node))
     reporter.start()
     for namespace in (mine, other):
         cluster.create(slice_bandwidth(namespace, "codeen"))

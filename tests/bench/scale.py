@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from slicebw.kube.client import ApiClient
-from slicebw.kube.recall import usages_of_node
+from slicebw.kube.own_usages import list_own_usages
 from slicebw.kube.resources import SLICE_BANDWIDTHS
 from tests.bench.frame import Row, Samples, figure, in_turn_together, less, say, single
 from tests.bench.gauges import cpu_s, peak_rss_mb
@@ -118,7 +118,7 @@ def _recalls(bed: Testbed, case: str, rounds: int) -> Iterator[Row]:
 
     def ask(few: int) -> tuple[float, float]:
         begun, cpu = time.monotonic(), cpu_s(bed.pids["apiserver"])
-        if len(bed.call(lambda client: usages_of_node(client, node, few))) != bed.fleet.per_node:
+        if len(bed.call(lambda client: list_own_usages(client, node, few))) != bed.fleet.per_node:
             raise RuntimeError(f"not all usages of {node} were found")
         return (time.monotonic() - begun) * 1e3, (cpu_s(bed.pids["apiserver"]) - cpu) * 1e3
 

@@ -3,13 +3,14 @@
 Kernel ports are called from the cycle's own thread only, which stands in the node's network namespace.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from slicebw.core.changes import Classification, FailedChange, TableChange, TreeChange
+from slicebw.core.clock import TokenBucket
 from slicebw.core.ledger import Ledger
 from slicebw.core.model import SliceKey, Snapshot
-from slicebw.core.reports import EventNote, NodeReport, UsageReport
+from slicebw.core.reports import EventNote, NodeReport, ReportWrite, UsageReport
 from slicebw.core.tree import ObservedTree
 
 
@@ -68,6 +69,31 @@ class Reporter(Protocol):
 
     def delivered(self) -> frozenset[str]:
         """Ids of events written since the last call, so that the ledger can forget them."""
+        ...
+
+
+class ReportSink(Protocol):
+    """Where the report queue writes. ``previous_reports`` and ``write`` run in the sink's own thread."""
+
+    @property
+    def budget(self) -> TokenBucket | None:
+        """How many writes the sink takes; None: as many as there are."""
+        ...
+
+    def start(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine in the sink's thread until it ends by itself; one that fails is logged and begun again."""
+        ...
+
+    async def previous_reports(self) -> Sequence[UsageReport]:
+        """Read the usages of this node as they are written now. Raises TryLater."""
+        ...
+
+    async def write(self, write: ReportWrite) -> bool:
+        """Write one object. False: nothing was written, and never need be. Raises TryLater."""
+        ...
+
+    def warn_full(self, message: str) -> None:
+        """Log that reports were dropped, once. Callable from any thread."""
         ...
 
 

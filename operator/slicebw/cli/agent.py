@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from slicebw.agent.cycle import Cycle
     from slicebw.agent.loop import Loop
-    from slicebw.agent.ports import Feed, Reporter
+    from slicebw.agent.ports import Feed
+    from slicebw.agent.report_queue import ReportQueue
     from slicebw.kube.health import ApiHealth
-    from slicebw.kube.report import ApiReporter
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _cycle(
         classifier=classifier,
         feed=edges.feed,
         store=FileStore(state_dir),
-        reporter=edges.reporter,
+        reporter=edges.reports,
         clock=SystemClock(),
         throttle=ReportThrottle(report_interval_s * NS),
         uplink=uplink,
@@ -129,37 +129,38 @@ def _cycle(
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
-    """The two ports to the outer world, and what has to be started for them. ``api``: of an agent with a cluster."""
+    """Where desired state comes from and reports go to, and what has to be started for it. ``api``: with a cluster."""
 
     feed: "Feed"
-    reporter: "Reporter"
+    reports: "ReportQueue"
     services: list[Service]
-    api: "tuple[ApiHealth, ApiReporter] | None" = None
+    api: "ApiHealth | None" = None
 
 
 def _edges(node: str, manifests: Path | None, kubeconfig: Path | None, wake: Callable[[], None]) -> _Edges:
     """A folder's edges or the API server's."""
+    from slicebw.agent.report_queue import ReportQueue
+
     if manifests is not None:
         from slicebw.folder.feed import FolderFeed
-        from slicebw.folder.report import FolderReporter
+        from slicebw.folder.sink import FolderSink
 
         folder_feed = FolderFeed(manifests, node, wake)
-        folder_reporter = FolderReporter(manifests, node)
-        return _Edges(folder_feed, folder_reporter, [folder_reporter, folder_feed])
+        reports = ReportQueue(FolderSink(manifests, node), last_chance_s=5.0)
+        return _Edges(folder_feed, reports, [reports, folder_feed])
     api = api_thread(kubeconfig, "agent")  # before anything imports kopf
+    from slicebw.kube.agent_sink import ApiSink
     from slicebw.kube.feed import ApiFeed
-    from slicebw.kube.report import ApiReporter
 
     feed = ApiFeed(api, node, wake)
-    reporter = ApiReporter(api, node)
-    return _Edges(feed, reporter, [api, feed, reporter], (api.health, reporter))
+    reports = ReportQueue(ApiSink(api, node))
+    return _Edges(feed, reports, [api, feed, reports], api.health)
 
 
 def _metrics(loop: "Loop", edges: _Edges) -> "Iterator[Collector]":
     from slicebw.agent.metrics import AgentMetrics
     from slicebw.cli.exposition import ApiMetrics
 
-    health, reporter = edges.api or (None, None)
-    yield AgentMetrics(lambda: loop.cycle, reporter)
-    if health is not None:
-        yield ApiMetrics(health)
+    yield AgentMetrics(lambda: loop.cycle, None if edges.api is None else edges.reports)
+    if edges.api is not None:
+        yield ApiMetrics(edges.api)

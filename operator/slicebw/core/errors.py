@@ -19,3 +19,17 @@ class SaveError(SlicebwError):
 
 class UsageError(SlicebwError):
     """What was asked for cannot be done as asked; waiting does not help."""
+
+
+class TryLater(SlicebwError):  # noqa: N818 - a state more than an error
+    """It does not work now, but may work later.
+
+    ``retry_s``: the same must not be tried before; others may be. ``pause_s``: nothing must be tried before, because
+    the other side is away or busy.
+    """
+
+    def __init__(self, message: str, *, retry_s: float = 0.0, pause_s: float = 0.0) -> None:
+        """Keep the times beside the message."""
+        super().__init__(message)
+        self.retry_s = retry_s
+        self.pause_s = pause_s

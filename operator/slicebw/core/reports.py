@@ -102,3 +102,40 @@ class NodeReport(Struct, frozen=True):
     ready: bool
     message: str
     generation: int = 0
+
+
+class UsageWrite(Struct, frozen=True, gc=False):
+    """Write the BandwidthUsage of a slice on this node, as reported at ``at_s`` (wall clock)."""
+
+    report: UsageReport
+    at_s: int
+
+
+class UsageRemoval(Struct, frozen=True, gc=False):
+    """Remove the BandwidthUsage of a slice on this node."""
+
+    key: SliceKey
+
+
+class NodeWrite(Struct, frozen=True, gc=False):
+    """Write the status of this node's NodeBandwidth, as reported at ``at_s`` (wall clock)."""
+
+    report: NodeReport
+    at_s: int
+
+
+ReportWrite = UsageWrite | UsageRemoval | NodeWrite | EventNote
+"""One object to write or to remove. An Event is written once."""
+
+
+def object_of(write: ReportWrite) -> SliceKey | str:
+    """Which object a write is about: of two writes with the same answer, only the later one matters."""
+    match write:
+        case UsageWrite():
+            return write.report.key
+        case UsageRemoval():
+            return write.key
+        case NodeWrite():
+            return "node"
+        case EventNote():
+            return write.id

@@ -1,4 +1,4 @@
-"""What feed and reporter share: where things are in the folder, and how a file is replaced."""
+"""What feed and sink share: where things are in the folder, and how a file is replaced."""
 
 import os
 from contextlib import suppress

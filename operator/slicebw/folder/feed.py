@@ -109,7 +109,7 @@ class FolderFeed:
                 return
 
     def _matters(self, _: Change, path: str) -> bool:
-        """Not what the reporter writes."""
+        """Not what the sink writes."""
         return not path.startswith(f"{self._folder / STATUS}/") and path != str(self._folder / STATUS)
 
     def _look(self) -> None:

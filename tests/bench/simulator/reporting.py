@@ -1,6 +1,6 @@
-"""The simulated agents' reports: one process, with the product's own reporter and throttle for each node.
+"""The simulated agents' reports: one process, with the product's own report queue, sink and throttle for each node.
 
-What is simulated is the kernel behind them, and that they share connections: each of them has its own outbox, its own
+What is simulated is the kernel behind them, and that they share connections: each of them has its own queue, its own
 write budget, asks for the usages of an earlier agent, and makes a pass every ten seconds.
 """
 
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Final
 
+from slicebw.agent.report_queue import ReportQueue
 from slicebw.agent.report_throttle import SILENCE_NS, ReportThrottle
 from slicebw.core.clock import NS
 from slicebw.core.policy import LONGEST_NS
 from slicebw.core.reports import EventNote
+from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread
-from slicebw.kube.report import ApiReporter
 from tests.bench.simulator.fleet import Fleet, SimulatedNode
 from tests.bench.simulator.traffic import MeteredConnection, Traffic, TrafficMeter
 
@@ -61,24 +62,24 @@ class Reported:
 
 
 class _Agent:
-    """One node's pass, throttle and reporter."""
+    """One node's pass, throttle and report queue."""
 
     def __init__(self, api: ApiThread, node: SimulatedNode) -> None:
         self.node = node
-        self.reporter = ApiReporter(api, node.name)
+        self.reports = ReportQueue(ApiSink(api, node.name))
         self._throttle = ReportThrottle(REPORT_INTERVAL_NS)
         # Ten minutes' silence of a thousand nodes ends at a thousand different times, though all start within one.
         self._age_ns: int = node.number * 7919 * NS % SILENCE_NS
 
     def start(self) -> None:
-        self.reporter.start()
+        self.reports.start()
 
     def make_pass(self, events: tuple[EventNote, ...] = ()) -> None:
         now_s = time.time()
         now_ns, self._age_ns = time.monotonic_ns() - self._age_ns, 0
         due, expired = self._throttle.due(self.node.usages(now_s), now_ns)
         report = self.node.node_report(now_s)
-        self.reporter.report(due, expired, events, report if self._throttle.node_due(report, now_ns) else None)
+        self.reports.report(due, expired, events, report if self._throttle.node_due(report, now_ns) else None)
 
 
 class Reporting:
@@ -128,9 +129,9 @@ class Reporting:
         return CapMade(key.namespace, at_s)
 
     def _look(self) -> Reported:
-        waiting = sum(agent.reporter.waiting for agent in self._agents)
-        writes = sum(agent.reporter.writes for agent in self._agents)
-        unanswered = sum(agent.reporter.reported() is None for agent in self._agents)
+        waiting = sum(agent.reports.waiting for agent in self._agents)
+        writes = sum(agent.reports.writes for agent in self._agents)
+        unanswered = sum(agent.reports.reported() is None for agent in self._agents)
         return Reported(self._started, waiting, writes, unanswered, self._meter.now(), self._late_s)
 
 

@@ -1,4 +1,4 @@
-"""The reporter on real folders. What it has queued is on disk when it has stopped, and that is what is looked at."""
+"""The folder sink on real folders. What is queued is on disk when its queue has stopped, and that is looked at."""
 
 import os
 import threading
@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
+from slicebw.agent.report_queue import ReportQueue
 from slicebw.api import bandwidth_usage
 from slicebw.core.model import Mode, SliceKey
 from slicebw.core.reports import ClassUsage, EventNote, NodeReport, Reason, UsageReport
 from slicebw.folder import disk
-from slicebw.folder import report as report_module
+from slicebw.folder import sink as sink_module
 from slicebw.folder.feed import FolderFeed
-from slicebw.folder.report import FolderReporter, read_usages
+from slicebw.folder.sink import FolderSink, read_usages
 from tests.unit.folder.builders import logged
 
 NODE = "node-a"
@@ -39,7 +40,7 @@ def node(message: str = "limits are in force", *, ready: bool = True) -> NodeRep
 
 
 class Desk:
-    """A folder, and one reporter after another on it."""
+    """A folder, and one report queue after another on it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,9 +48,10 @@ class Desk:
         self.now_s = NOW_S
         self.reporter = self.restart()
 
-    def restart(self, node_name: str = NODE) -> FolderReporter:
-        """Begin another agent's reporter."""
-        self.reporter = FolderReporter(self.folder, node_name, lambda: self.now_s)
+    def restart(self, node_name: str = NODE) -> ReportQueue:
+        """Begin another agent's queue."""
+        sink = FolderSink(self.folder, node_name, retry_s=0.05)
+        self.reporter = ReportQueue(sink, wall_clock=lambda: self.now_s, last_chance_s=5.0)
         self.reporter.start()
         return self.reporter
 
@@ -195,7 +197,7 @@ def test_events_are_told_apart_by_id_and_by_node(desk: Desk) -> None:
 
 
 def test_only_the_newest_events_are_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_module, "EVENTS_KEPT", 3)
+    monkeypatch.setattr(sink_module, "EVENTS_KEPT", 3)
     for number in range(5):
         desk.reporter.report([], [], [note(number)], None)
         delivered(desk)
@@ -283,11 +285,11 @@ def test_what_could_not_be_written_does_not_replace_what_came_meanwhile(
     write = disk.write_atomically
 
     def fail_late(path: Path, content: bytes, *, durable: bool = False) -> None:
-        monkeypatch.setattr(report_module, "write_atomically", write)
+        monkeypatch.setattr(sink_module, "write_atomically", write)
         desk.reporter.report([usage(2)], [], [], None)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report_module, "write_atomically", fail_late)
+    monkeypatch.setattr(sink_module, "write_atomically", fail_late)
     desk.reporter.report([usage(1)], [], [], None)
     desk.until((desk.status / USAGE_FILE).exists)
     desk.reporter.stop()

@@ -1,10 +1,10 @@
-"""What an earlier agent of a node has reported: asked for so that a thousand agents can start at once.
+"""Lists what an earlier agent of a node has reported, in a way that lets a thousand agents start at once.
 
-A plain list with a label selector is right, but up to Kubernetes 1.30 an API server reads and decodes all objects of
+A plain list with a label selector is correct, but up to Kubernetes 1.30 an API server reads and decodes all objects of
 the kind from etcd for it. When a DaemonSet is rolled out every agent asks, the lists pile up, and nothing else gets
-through any more. From its memory the API server answers at once, but that may lag behind, and bytes would be forgotten.
+through any more. From its memory the API server answers at once, but that may lag behind, and bytes would be lost.
 
-So one object is read from etcd first, which tells the version as of now, and how many objects there are. Few are
+So one object is read from etcd first: the answer has the current version and the number of objects. Few objects are
 simply listed. Of many, the list is taken from a memory that is at least as new as that version. If it does not become
 so in time (nothing has been written lately that would tell it the time), the names are taken from memory as it is,
 and each object is then read from etcd.
@@ -23,12 +23,12 @@ from slicebw.kube.resources import BANDWIDTH_USAGES, Object
 log = logging.getLogger(__name__)
 
 FEW: Final = 200
-"""So many usages are listed from etcd without much ado."""
+"""Up to so many usages are listed from etcd."""
 
 CONCURRENT_READS: Final = 4
 
 
-async def usages_of_node(client: ApiClient, node_name: str, few: int = FEW) -> tuple[UsageReport, ...]:
+async def list_own_usages(client: ApiClient, node_name: str, few: int = FEW) -> tuple[UsageReport, ...]:
     """The usages of a node as they are now; none where the kind is not installed. Raises ApiUnreachable, ApiRefused."""
     try:
         found = await _objects(client, f"{kinds.LABEL_NODE}={kinds.label_value(node_name)}", few)
@@ -54,10 +54,10 @@ async def _objects(client: ApiClient, selector: str, few: int) -> list[dict[str,
 
 async def _reread(client: ApiClient, remembered: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same objects as they are now, without those that are gone."""
-    gate = asyncio.Semaphore(CONCURRENT_READS)
+    slots = asyncio.Semaphore(CONCURRENT_READS)
 
     async def read(obj: Object) -> dict[str, Any] | None:
-        async with gate:
+        async with slots:
             try:
                 return await client.get(BANDWIDTH_USAGES.path_of(obj))
             except ApiRefused as refusal:
