@@ -22,7 +22,7 @@ _SLICE_LABELS: Final = ("namespace", "slice", "class")
 _OWN: Final = (("root", ROOT_ID), ("default", DEFAULT_ID))
 
 
-class Outbox(Protocol):
+class WriteCounts(Protocol):
     """Where reports wait to be written."""
 
     @property
@@ -39,15 +39,15 @@ class Outbox(Protocol):
 class AgentMetrics:
     """A collector for one agent. Holds nothing and counts nothing itself; every call looks at what there is then."""
 
-    def __init__(self, cycle: Callable[[], Cycle | None], outbox: Outbox | None = None) -> None:
+    def __init__(self, cycle: Callable[[], Cycle | None], reports: WriteCounts | None = None) -> None:
         """Collect later.
 
         Args:
             cycle: the agent's cycle, once there is one.
-            outbox: of the reports; None where there is none (reports to a folder).
+            reports: counts of the report queue; None where reports go to a folder.
         """
         self._cycle = cycle
-        self._outbox = outbox
+        self._reports = reports
 
     def collect(self) -> Iterator[Metric]:
         """All metric families. Callable from any thread: what it reads are values, and counts that only grow."""
@@ -57,12 +57,12 @@ class AgentMetrics:
             if cycle.last is not None:
                 yield from _slices(cycle.last)
                 yield from _node(cycle.last)
-        if self._outbox is not None:
+        if self._reports is not None:
             yield GaugeMetricFamily(
-                "slicebw_reports_waiting", "Objects that wait to be written to the API server.", self._outbox.waiting
+                "slicebw_reports_waiting", "Objects that wait to be written to the API server.", self._reports.waiting
             )
             yield _counter(
-                "slicebw_reports_written", "Writes that the API server has answered well.", self._outbox.writes
+                "slicebw_reports_written", "Writes that the API server has answered well.", self._reports.writes
             )
 
 

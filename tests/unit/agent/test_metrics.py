@@ -36,7 +36,7 @@ def parsed(text: str) -> Samples:
     }
 
 
-class Outbox:
+class Reports:
     """Reports that wait."""
 
     waiting, writes = 3, 7
@@ -47,7 +47,7 @@ class Scraped(World):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.server = HealthServer("127.0.0.1", 0, {}, {"/metrics": page(AgentMetrics(lambda: self.cycle, Outbox()))})
+        self.server = HealthServer("127.0.0.1", 0, {}, {"/metrics": page(AgentMetrics(lambda: self.cycle, Reports()))})
         self.server.start()
 
     def scrape(self, accept: str = "") -> str:

@@ -18,7 +18,7 @@ from tests.unit.controller.test_loop import World as Cluster
 Row = tuple[str, str, tuple[str, ...]]
 
 
-class Outbox:
+class Reports:
     """Reports that wait."""
 
     waiting, writes = 0, 0
@@ -54,7 +54,7 @@ def test_the_document_and_the_code_know_the_same_metrics(tmp_path: Path) -> None
     health = ApiHealth()
     health.failed("internal", "something", LookupError())
     collectors = (
-        AgentMetrics(lambda: world.cycle, Outbox()),
+        AgentMetrics(lambda: world.cycle, Reports()),
         controller_metrics(Counts()),
         ApiMetrics(health),
         BuildInfo(),
