@@ -132,6 +132,7 @@ class Agent:
         self.wishes = Wishes(snapshot)
         self.shaper = HtbShaper()
         self.classifier = NftClassifier()
+        self.classifier.watch(lambda: None)
         self.cycle = Cycle(
             shaper=self.shaper,
             classifier=self.classifier,

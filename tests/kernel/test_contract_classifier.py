@@ -1,6 +1,8 @@
 """What every Classifier must do: the same tests over the fake and over nftables."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_network
 
 import pytest
@@ -14,6 +16,8 @@ from slicebw.core.plan import plan_table
 from slicebw.core.settings import collapse
 from slicebw.kernel.fake import FakeClassifier
 from slicebw.kernel.nft import NftClassifier
+from slicebw.kernel.table_cache import TABLE_CHECK_NS
+from tests.support.topology import wait_until
 
 FIRST = Classification({"10.0.0.1": 1, "10.0.0.2": 0xFFE, "fd00::1": 1}, frozenset({"192.0.2.0/24", "2001:db8::/32"}))
 NOTHING = Classification(intact=False, present=False)
@@ -29,6 +33,61 @@ def classifier(request: pytest.FixtureRequest) -> Iterator[Classifier]:
     made = NftClassifier()
     yield made
     made.close()
+
+
+@dataclass
+class Watched:
+    """A classifier that watches its table, and somebody else who changes that."""
+
+    classifier: FakeClassifier | NftClassifier
+    meddle: Callable[[], None]
+    """Let somebody else spoil the table."""
+    now_ns: int = 0
+    wakes: int = field(default=0, init=False)
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+
+def watched(request: pytest.FixtureRequest) -> Watched:
+    """By the parameter: over the fake or over nftables, with :data:`FIRST` written."""
+    made: Watched
+    if request.param == "fake":
+        fake = FakeClassifier(lambda: made.now_ns)
+        made = Watched(fake, fake.spoil)
+    else:
+        namespace = request.getfixturevalue("namespace")
+        rule = ("nft", "insert rule inet slicebw exempt counter")
+        made = Watched(NftClassifier(lambda: made.now_ns), lambda: namespace.run(*rule))
+    made.classifier.watch(made.wake)
+    made.classifier.apply(ReplaceTable(FIRST))
+    return made
+
+
+@pytest.fixture(params=["fake", "kernel"])
+def heard(request: pytest.FixtureRequest) -> Iterator[Watched]:
+    """Notifications of what somebody else does come."""
+    made = watched(request)
+    if isinstance(made.classifier, FakeClassifier):
+        made.meddle = partial(made.classifier.spoil, heard=True)
+    yield made
+    made.classifier.close()
+
+
+class Deaf:
+    """A watcher that hears nothing."""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(params=["fake", "kernel"])
+def unheard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """All notifications are lost."""
+    monkeypatch.setattr("slicebw.kernel.nft.watch_table", lambda *_: Deaf())
+    made = watched(request)
+    yield made
+    made.classifier.close()
 
 
 def test_no_table_is_neither_present_nor_intact(classifier: Classifier) -> None:
@@ -94,6 +153,44 @@ def test_a_table_can_be_removed_twice(classifier: Classifier) -> None:
     for _ in range(2):
         classifier.apply(RemoveTable())
         assert classifier.read() == NOTHING
+
+
+def test_what_somebody_is_heard_to_change_is_read_at_once(heard: Watched) -> None:
+    assert heard.classifier.read() == FIRST
+    heard.meddle()
+    wait_until(lambda: heard.wakes > 0, "we are woken", 1)
+    assert not heard.classifier.read().intact
+
+
+def test_a_change_that_nobody_heard_of_is_read_after_ten_seconds(unheard: Watched) -> None:
+    kept = unheard.classifier.read()
+    unheard.meddle()
+    unheard.now_ns = TABLE_CHECK_NS - 1
+    assert unheard.classifier.read() is kept
+    unheard.now_ns = TABLE_CHECK_NS
+    assert not unheard.classifier.read().intact
+
+
+def test_a_kept_table_that_is_distrusted_is_read_at_once(unheard: Watched) -> None:
+    unheard.classifier.read()
+    unheard.meddle()
+    unheard.classifier.distrust()
+    assert not unheard.classifier.read().intact
+
+
+@pytest.mark.parametrize("change", [UpdateTable(add=(("10.0.0.9", 9),)), RemoveTable(), ReplaceTable(Classification())])
+def test_our_own_change_is_read_at_once(unheard: Watched, change: UpdateTable | RemoveTable | ReplaceTable) -> None:
+    unheard.classifier.read()
+    unheard.classifier.apply(change)
+    assert plan_table(FIRST, unheard.classifier.read()) is not None
+
+
+def test_after_a_change_that_failed_the_table_is_read_at_once(unheard: Watched) -> None:
+    unheard.classifier.read()
+    unheard.meddle()
+    with pytest.raises(KernelError):
+        unheard.classifier.apply(UpdateTable(remove=("10.0.0.77",)))
+    assert not unheard.classifier.read().intact
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ Start, error and drift are the same path. Nothing here waits for the API.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -28,9 +27,6 @@ from slicebw.core.reports import EventNote, Reason
 from slicebw.core.tree import ObservedTree, RootQdisc, class_id_of
 
 log = logging.getLogger(__name__)
-
-TABLE_CHECK_NS: Final = 10 * NS
-"""The nftables table is read again this often, should a notification of somebody else's change have been lost."""
 
 RETRY_NS: Final = NS
 """The next pass after one that left something undone."""
@@ -72,9 +68,6 @@ class Cycle:
         self._listed = False
         self._last_wishes: Snapshot | None = None
         self._saved_wishes: Snapshot | None = None
-        self._table: Classification | None = None
-        self._table_read_ns = 0
-        self._table_distrusted = threading.Event()
         self._held: PassResult | None = None
         """The last outcome, if all of it was seen to hold: what is missing of it later, another hand took."""
 
@@ -117,10 +110,6 @@ class Cycle:
     def close(self) -> None:
         """Free what the kernel ports hold. The kernel stays as it is."""
         self._shaper.close()
-
-    def distrust_table(self) -> None:
-        """Read the nftables table again on the next pass: somebody else has changed it. Callable from any thread."""
-        self._table_distrusted.set()
 
     def _wishes(self) -> Snapshot:
         """What the feed knows; before its first complete list, what the last agent knew.
@@ -165,17 +154,11 @@ class Cycle:
             log.error("change refused change=%s reason=%s", failed.change, failed.reason)
 
     def _read_table(self) -> Classification:
-        now_ns = self._clock().boot_ns
-        expired = now_ns - self._table_read_ns >= TABLE_CHECK_NS
-        if self._table is None or expired or self._table_distrusted.is_set():
-            self._table_distrusted.clear()  # before the reading: what is changed during it is read again
-            self._table_read_ns = now_ns
-            try:
-                self._table = self._classifier.read()
-            except KernelError as error:  # classes and caps do not wait for the table
-                log.error("table cannot be read: %s", error)
-                return Classification()
-        return self._table
+        try:
+            return self._classifier.read()
+        except KernelError as error:  # classes and caps do not wait for the table
+            log.error("table cannot be read: %s", error)
+            return Classification()
 
     def _save(self, ledger: Ledger) -> bool:
         """Save before anything is applied: applying can destroy counters, and a class id must outlive a crash."""
@@ -205,7 +188,6 @@ class Cycle:
 
     def _apply_table(self, change: TableChange) -> bool:
         log.info("table change=%s", change)
-        self._table = None  # look again on the next pass
         try:
             self._classifier.apply(change)
         except KernelError as error:

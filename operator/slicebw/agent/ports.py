@@ -34,7 +34,10 @@ class Classifier(Protocol):
     """The nftables table that maps pod addresses to classes."""
 
     def read(self) -> Classification:
-        """What the table holds now. Raises KernelError."""
+        """What the table holds; cheap while nothing changes. Raises KernelError.
+
+        May miss somebody else's change for 10 s if the notification of it is lost, never one of our own.
+        """
         ...
 
     def apply(self, change: TableChange) -> None:

@@ -118,12 +118,8 @@ def _cycle(
         uplink=uplink,
     )
 
-    def table_changed() -> None:
-        cycle.distrust_table()
-        wake()
-
     shaper.watch(wake)
-    classifier.watch(table_changed)
+    classifier.watch(wake)
     return cycle
 
 

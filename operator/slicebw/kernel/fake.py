@@ -5,7 +5,7 @@ over the real kernel (tests/kernel/test_contract_*.py), so that the fake does no
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_network
@@ -31,6 +31,7 @@ from slicebw.core.changes import (
 from slicebw.core.errors import KernelError, UplinkError
 from slicebw.core.settings import collapse
 from slicebw.core.tree import PARENTS, TOP, ClassSpec, ObservedClass, ObservedTree, RootQdisc, classid
+from slicebw.kernel.table_cache import TableCache, boot_ns
 
 
 class Fault(StrEnum):
@@ -175,17 +176,25 @@ def _observed(spec: ClassSpec, sent_bytes: int, leaf_major: int) -> ObservedClas
 
 
 class FakeClassifier:
-    """The Classifier port in memory. ``table`` is what the kernel holds, None where there is no table."""
+    """The Classifier port in memory. ``table`` is what the kernel holds, None where there is no table.
 
-    def __init__(self) -> None:
+    What a test does to ``table`` is not heard: while the table is watched it is read after 10 s only.
+    """
+
+    def __init__(self, clock_ns: Callable[[], int] = boot_ns) -> None:
         self.table: Classification | None = None
         self.applied: list[TableChange] = []
         self.faults: deque[Fault] = deque()
         """Each strikes once, at the next change; REFUSED and BEFORE are the same here."""
         self.failing_reads = 0
+        self._cache = TableCache(clock_ns)
+        self._wake: Callable[[], None] | None = None
 
     def read(self) -> Classification:
-        """What the table holds now. Raises KernelError while ``failing_reads`` lasts."""
+        """What the table holds, kept as the real one keeps it. Raises KernelError while ``failing_reads`` lasts."""
+        return self._cache.get(self._read)
+
+    def _read(self) -> Classification:
         if self.failing_reads > 0:
             self.failing_reads -= 1
             raise KernelError("nft -j list table inet slicebw: no answer")
@@ -193,6 +202,7 @@ class FakeClassifier:
 
     def apply(self, change: TableChange) -> None:
         """Carry out one change as one transaction: all of it or nothing. Raises KernelError."""
+        self._cache.distrust()
         fault = self.faults.popleft() if self.faults else None
         if fault in (Fault.BEFORE, Fault.REFUSED):
             raise KernelError("nft -f -: no answer")
@@ -201,13 +211,27 @@ class FakeClassifier:
         if fault is Fault.AFTER:
             raise KernelError("nft -f -: no answer")
 
-    def close(self) -> None:
-        """Nothing to free."""
+    def watch(self, wake: Callable[[], None]) -> None:
+        """From now on read the table again and call ``wake`` when somebody is heard to change it."""
+        self._wake = wake
+        self._cache.start()
 
-    def spoil(self) -> None:
-        """Somebody puts a rule of their own into the table."""
+    def distrust(self) -> None:
+        """Do not give the last answer again."""
+        self._cache.distrust()
+
+    def close(self) -> None:
+        """End watching."""
+        self._cache.stop()
+        self._wake = None
+
+    def spoil(self, *, heard: bool = False) -> None:
+        """Somebody puts a rule of their own into the table; ``heard``: the notification of it comes."""
         if self.table is not None:
             self.table = replace(self.table, intact=False)
+        if heard and self._wake is not None:
+            self._cache.distrust()
+            self._wake()
 
 
 def _changed(table: Classification | None, change: TableChange) -> Classification | None:

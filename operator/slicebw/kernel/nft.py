@@ -38,6 +38,7 @@ from slicebw.core.model import TrafficClass
 from slicebw.core.settings import collapse
 from slicebw.core.tree import DEFAULT_ID, FIRST_ID, HANDLE_MAJOR, LAST_ID, ROOT_ID, classid, leaf
 from slicebw.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket, RefusedError, attribute, attributes
+from slicebw.kernel.table_cache import TableCache, boot_ns
 from slicebw.kernel.watch import Watcher, watch_table
 
 TABLE: Final = "slicebw"
@@ -205,36 +206,38 @@ def fingerprint(listing: Mapping[str, Any]) -> str:
 class NftClassifier:
     """The Classifier port, by the ``nft`` program.
 
-    All calls come from one thread; nft runs in that thread's network namespace. The class may be made in any other.
+    All calls come from one thread, those of :meth:`distrust` from any; nft runs in that thread's network namespace.
+    The class may be made in any other.
+
+    Args:
+        clock_ns: any clock that never jumps; it tells how old a kept answer is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock_ns: Callable[[], int] = boot_ns) -> None:
         self._netlink: NetlinkSocket | None = None
         self._own_processes: deque[int] = deque(maxlen=_REMEMBERED_PROCESSES)
         self._watcher: Watcher | None = None
-        self._cached: tuple[int, Classification] | None = None
+        self._cache = TableCache(clock_ns)
+        self._listed: tuple[int, Classification] | None = None
+        """What nft listed last, and the generation before it did."""
         self._learnt: str | None = None
 
     def read(self) -> Classification:
-        """What the table holds now. Raises KernelError.
+        """What the table holds. Raises KernelError.
 
-        As long as nobody has committed anything to nftables in this namespace since the last read (the kernel counts
-        generations), that one's answer is given again, without running nft.
+        The last answer is given again, without asking the kernel, for at most 10 s while the table is watched, until
+        somebody is heard to change it or we change it ourselves. Otherwise the kernel is asked for its generation,
+        and nft lists the table only if anybody has committed anything to nftables in this namespace since.
 
         ``intact`` compares the whole table with how nft lists ours: a rule put in, taken out or changed, a chain or
         set that is gone or new, a chain's hook or policy. Should this nft list it in a way not known, the way is
         learnt when the table is next written, which on the first read of a new agent costs one more writing.
         """
-        generation = self._generation()
-        if self._cached is not None and self._cached[0] == generation:
-            return self._cached[1]
-        found = self._list()
-        if self._generation() == generation:
-            self._cached = generation, found
-        return found
+        return self._cache.get(self._read)
 
     def apply(self, change: TableChange) -> None:
         """Carry out one change as one transaction: all of it or nothing. Raises KernelError."""
+        self._cache.distrust()  # also where the change fails: it may hold all the same
         match change:
             case ReplaceTable(wanted):
                 before = self._generation()
@@ -246,20 +249,38 @@ class NftClassifier:
                 self._run("-f", "-", text=f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
 
     def watch(self, wake: Callable[[], None]) -> None:
-        """From now on call ``wake``, from a thread of its own, when somebody else changes the table.
+        """From now on read the table again and call ``wake`` when somebody else changes it.
 
-        Raises KernelError.
+        ``wake`` is called from a thread of its own. Raises KernelError.
         """
-        self._watcher = watch_table(TABLE, self._own_processes, wake)
+
+        def changed() -> None:
+            self._cache.distrust()
+            wake()
+
+        self._watcher = watch_table(TABLE, self._own_processes, changed)
+        self._cache.start()
+
+    def distrust(self) -> None:
+        """Do not give the last answer again, as if somebody were heard to change the table."""
+        self._cache.distrust()
 
     def close(self) -> None:
         """Free the socket, end the watching thread. Leaves the kernel as it is."""
+        self._cache.stop()
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
+
+    def _read(self) -> Classification:
+        # What is committed while nft lists raises the generation: then the next reading lists again.
+        generation = self._generation()
+        if self._listed is None or self._listed[0] != generation:
+            self._listed = generation, self._list()
+        return self._listed[1]
 
     def _list(self) -> Classification:
         if not self._present():

@@ -71,7 +71,8 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.shaper = FakeShaper("uplink0", "uplink1")
-        self.classifier = FakeClassifier()
+        self.classifier = FakeClassifier(lambda: self.clock().boot_ns)
+        self.classifier.watch(lambda: None)
         self.feed = Feed()
         self.reporter = Reporter()
         self.folder = folder
@@ -195,7 +196,7 @@ def test_a_change_that_fails_is_made_on_a_later_pass_and_the_others_now(world: W
 def test_a_table_that_cannot_be_read_does_not_keep_a_cap_from_being_set(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.cycle.distrust_table()
+    world.classifier.distrust()
     world.classifier.failing_reads = 1
     world.shaper.send(STANDARD, 90 * M)
     with caplog.at_level(logging.ERROR):
