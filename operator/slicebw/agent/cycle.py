@@ -10,20 +10,19 @@ from typing import Final
 from msgspec.structs import replace
 
 from slicebw.agent.counts import Counts
+from slicebw.agent.desired_state import DesiredStateMachine, PreviousReports, Restore
 from slicebw.agent.news import news
 from slicebw.agent.ports import Classifier, Feed, Reporter, Shaper, Store
 from slicebw.agent.report_throttle import ReportThrottle
-from slicebw.core.accounting import restore_from_reports
 from slicebw.core.changes import Classification, DeleteClass, RemoveRoot, TableChange, TreeChange
 from slicebw.core.clock import NS
 from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.ledger import Instant, Ledger
-from slicebw.core.membership import with_last_good_selectors
 from slicebw.core.model import NodeSpec, Snapshot
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.notes import node_note
 from slicebw.core.plan import repairs, unmet
-from slicebw.core.reports import EventNote, Reason
+from slicebw.core.reports import EventNote, Reason, UsageReport
 from slicebw.core.tree import ObservedTree, RootQdisc, class_id_of
 
 log = logging.getLogger(__name__)
@@ -64,10 +63,8 @@ class Cycle:
         self._saved: Ledger | None = None
         self._save_trouble = ""
         """What kept the last save from working; said once."""
-        self._recalled = False
-        self._listed = False
-        self._last_wishes: Snapshot | None = None
-        self._saved_wishes: Snapshot | None = None
+        self._desired = DesiredStateMachine()
+        self._previous = PreviousReports(self._ledger)
         self._held: PassResult | None = None
         """The last outcome, if all of it was seen to hold: what is missing of it later, another hand took."""
 
@@ -78,7 +75,9 @@ class Cycle:
         if problem is not None:
             log.error("ledger not used: %s", problem)
             self._owe(Reason.LEDGER_REBUILT, f"The ledger could not be used and is rebuilt: {problem}")
-        self._last_wishes, problem = self._store.load_wishes()
+        self._previous = PreviousReports(self._ledger)
+        desired, problem = self._store.load_wishes()
+        self._desired = DesiredStateMachine(desired)
         if problem is not None:
             log.error("last wishes not used: %s", problem)
 
@@ -87,7 +86,7 @@ class Cycle:
         self.counts.passes += 1
         begun_ns = self._clock().boot_ns
         self._forget_delivered()
-        snapshot = self._wishes()
+        snapshot = self._desired_state()
         device = snapshot.node.device or self._uplink
         tree = self._shaper.read(device)
         self._leave_old_device(tree, snapshot.node)
@@ -97,42 +96,31 @@ class Cycle:
             log.info("%s", line)
         saved = self._save(result.ledger)
         self._count_repairs(result)
-        complete = held = self._apply(tree, result, saved=saved)
-        if (snapshot.synced and self._take_up_reported(result)) or self._ledger.rebuilding:
-            complete = False  # what was taken up may ask for caps, and what is still to come: look again soon
-        self._report(result)
+        held = self._apply(tree, result, saved=saved)
+        rebuilt = snapshot.synced and self._restore_from_reports(result)
+        unsettled = rebuilt or self._previous.withhold_own
+        self._report(result, () if unsettled else result.usages)
         self.last, self._held = result, result if held else None
-        self.synced = self._listed
+        self.synced = self._desired.state.is_listed
         self.counts.durations.observe(max(0, self._clock().boot_ns - begun_ns))
         # Usage is known as of the last pass: one is due whenever a report may be.
-        return min(result.next_pass_ns, self._throttle.interval_ns if complete else RETRY_NS)
+        return min(result.next_pass_ns, self._throttle.interval_ns if held and not unsettled else RETRY_NS)
 
     def close(self) -> None:
         """Free what the kernel ports hold. The kernel stays as it is."""
         self._shaper.close()
 
-    def _wishes(self) -> Snapshot:
-        """What the feed knows; before its first complete list, what the last agent knew.
-
-        If even that is lost, the mode at least is the last one: a node that is left alone is not taken over meanwhile.
-        """
-        snapshot = self._feed.snapshot()
-        self._listed = snapshot.synced
-        if not snapshot.synced:
-            node = replace(snapshot.node, mode=snapshot.node.mode or self._ledger.mode)
-            return self._last_wishes or replace(snapshot, node=node)
-        if snapshot is self._saved_wishes:
-            return snapshot
-        if self._last_wishes is not None:
-            snapshot = _with_last_good(snapshot, self._last_wishes)
-        if snapshot != self._saved_wishes:
-            self._last_wishes = snapshot
+    def _desired_state(self) -> Snapshot:
+        """The desired state that holds now. A new complete list is saved, in case the next agent finds no API."""
+        desired = self._desired.advance(self._feed.snapshot(), self._ledger.mode)
+        unsaved = self._desired.unsaved
+        if unsaved is not None:
             try:
-                self._store.save_wishes(snapshot)
-                self._saved_wishes = snapshot
+                self._store.save_wishes(unsaved)
+                self._desired.mark_saved(unsaved)
             except SaveError as error:
                 self._count_failed_save(error)
-        return snapshot
+        return desired
 
     def _leave_old_device(self, tree: ObservedTree, node: NodeSpec) -> None:
         """If the uplink is another device now: count what the old one still sent, and leave it as it was found."""
@@ -223,30 +211,27 @@ class Cycle:
         if result.table_change is not None and result.table == held.table:
             self.counts.repairs.add([result.table_change])
 
-    def _report(self, result: PassResult) -> None:
+    def _report(self, result: PassResult, usages: tuple[UsageReport, ...]) -> None:
         now_ns = self._clock().boot_ns
-        # Until the reports of an earlier agent are taken up, ours would overwrite what the ledger is rebuilt from.
-        usages = () if self._ledger.rebuilding else result.usages
         due, expired = self._throttle.due(usages, now_ns)
         node = result.node if self._throttle.node_due(result.node, now_ns) else None
         self._reporter.report(due, expired, result.ledger.outbox, node)
 
-    def _take_up_reported(self, result: PassResult) -> bool:
-        """Once, as soon as it is known: go on from what an earlier agent reported, if its ledger is lost.
+    def _restore_from_reports(self, result: PassResult) -> bool:
+        """Once, as soon as they are known: deal with the reports of an earlier agent.
 
-        Reports of slices that nothing is known of any more are of periods that are over: they are removed.
-        Returns whether the ledger was rebuilt; it is saved, so that nothing is taken up twice.
+        Returns whether any was merged into the ledger. Then the usage in ``result`` is too low to be reported, and the
+        next pass may have to set caps. The merged ledger is saved, so that nothing is merged twice.
         """
-        if self._recalled or (reported := self._reporter.reported()) is None:
+        if self._previous.state is Restore.DONE or (reported := self._reporter.reported()) is None:
             return False
-        self._recalled = True
-        rebuilt = self._ledger.rebuilding
-        if rebuilt:
-            self._save(restore_from_reports(self._ledger, reported, self._clock()))
-            log.info("ledger rebuilt slices=%d reported=%d", len(self._ledger.slices), len(reported))
-        known = {*self._ledger.slices, *(usage.key for usage in result.usages)}
-        self._reporter.report((), [report.key for report in reported if report.key not in known], (), None)
-        return rebuilt and bool(reported)
+        rebuilding = self._previous.state is Restore.REBUILDING
+        ledger, unknown = self._previous.restore(self._ledger, reported, result.usages, self._clock())
+        if rebuilding:
+            self._save(ledger)
+            log.info("ledger rebuilt slices=%d reported=%d", len(ledger.slices), len(reported))
+        self._reporter.report((), unknown, ledger.outbox, None)
+        return rebuilding and bool(reported)
 
     def _forget_delivered(self) -> None:
         delivered = self._reporter.delivered()
@@ -263,14 +248,3 @@ class Cycle:
         if str(error) != self._save_trouble:
             log.error("not saved, going on in memory: %s", error)
         self._save_trouble = str(error)
-
-
-def _with_last_good(snapshot: Snapshot, before: Snapshot) -> Snapshot:
-    """The snapshot; where a selector or a setting of the node is wrong, what held before holds on."""
-    slices = snapshot.slices
-    if any(spec.selector is None for spec in slices):
-        slices = with_last_good_selectors(slices, before.slices)
-    node = snapshot.node.with_last_good(before.node) if snapshot.node.wrong else snapshot.node
-    if slices is snapshot.slices and node is snapshot.node:
-        return snapshot
-    return replace(snapshot, slices=slices, node=node)
