@@ -275,7 +275,7 @@ def test_after_an_outage_only_the_latest_state_is_written(
         began = time.monotonic()
         proxied.usages(usage_report(namespace, standard=class_usage(used * GB)))
         proxied.events(note)
-        assert time.monotonic() - began < 0.1, "the cycle never waits for the API"
+        assert time.monotonic() - began < 0.1, "the reconciler never waits for the API"
     eventually(lambda: proxied.api.health.unreachable_s > 0.0)
     assert proxied.reporter.waiting == 2
     proxy.mend()

@@ -52,10 +52,10 @@ def up_and_down(slices: int, rounds: int) -> Iterator[Row]:
     def slicebw() -> tuple[float, float]:
         with bare_node(), tempfile.TemporaryDirectory() as folder:
             agent = Agent(snapshot, Path(folder))
-            took = wall_ms(agent.cycle.run_once)
+            took = wall_ms(agent.reconciler.run_once)
             agent.settle()
             agent.wishes.now = replace(snapshot, node=replace(snapshot.node, mode=Mode.DISABLED))
-            down = wall_ms(agent.cycle.run_once)
+            down = wall_ms(agent.reconciler.run_once)
             agent.close()
             return took, down
 
@@ -106,10 +106,10 @@ def start_on_an_existing_tree(slices: int, rounds: int) -> Iterator[Row]:
 
             def start() -> None:
                 begun.append(Agent(wished, Path(folder)))
-                begun[0].cycle.run_once()
+                begun[0].reconciler.run_once()
 
             took = wall_ms(start)
-            if begun[0].cycle.counts.applied.total:
+            if begun[0].reconciler.stats.applied.total:
                 raise RuntimeError("a restarted agent has changed something")
             begun[0].close()
             return took
@@ -128,8 +128,8 @@ def many_pods(new: int, rounds: int) -> Iterator[Row]:
 
         def arrive() -> float:
             agent.wishes.now = many
-            took = wall_ms(agent.cycle.run_once)
-            last = agent.cycle.last
+            took = wall_ms(agent.reconciler.run_once)
+            last = agent.reconciler.last
             if last is None or last.table_change != UpdateTable(add=tuple(sorted(added))):
                 raise RuntimeError("something else was written than the new elements")
             if len(agent.classifier.read().slices) != new + 1:
@@ -138,7 +138,7 @@ def many_pods(new: int, rounds: int) -> Iterator[Row]:
 
         def leave() -> float:
             agent.wishes.now = few
-            return wall_ms(agent.cycle.run_once)
+            return wall_ms(agent.reconciler.run_once)
 
         def nft_alone() -> float:
             """The change that the agent has just carried out, undone and then handed to nft by itself."""

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.agent.clock import SystemClock
-from slicebw.agent.cycle import Cycle
+from slicebw.agent.reconciler import Reconciler
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.clock import NS
 from slicebw.core.model import DEFAULT_LIMITS, NodeSpec, Pod, Selector, SliceKey, SliceSpec, Snapshot, TrafficClass
@@ -125,7 +125,7 @@ class _Nobody:
 
 
 class Agent:
-    """An agent's whole cycle on the real kernel and the real disk, run pass by pass, in this thread."""
+    """An agent's whole reconciler on the real kernel and the real disk, run pass by pass, in this thread."""
 
     def __init__(self, snapshot: Snapshot, folder: Path) -> None:
         """The ledger is kept in ``folder``; what is there is taken up."""
@@ -133,7 +133,7 @@ class Agent:
         self.shaper = HtbShaper()
         self.classifier = NftClassifier()
         self.classifier.watch(lambda: None)
-        self.cycle = Cycle(
+        self.reconciler = Reconciler(
             shaper=self.shaper,
             classifier=self.classifier,
             feed=self.wishes,
@@ -142,20 +142,20 @@ class Agent:
             clock=SystemClock(),
             throttle=ReportThrottle(60 * NS),
         )
-        self.cycle.start()
+        self.reconciler.start()
 
     def settle(self) -> None:
         """Pass until nothing is left to do."""
         for _ in range(10):
-            done = self.cycle.counts.applied.total
-            self.cycle.run_once()
-            if self.cycle.counts.applied.total == done:
+            done = self.reconciler.stats.applied.total
+            self.reconciler.run_once()
+            if self.reconciler.stats.applied.total == done:
                 return
         raise RuntimeError("ten passes, and there is still something to do")
 
     def close(self) -> None:
         """Free the sockets. The kernel stays as it is."""
-        self.cycle.close()
+        self.reconciler.close()
         self.classifier.close()
 
 

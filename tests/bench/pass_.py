@@ -74,7 +74,7 @@ def steady(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row
     wanted: dict[str, int] = {}
 
     def slicebw() -> tuple[float, float]:
-        return wall_and_cpu_ms(agent.cycle.run_once)
+        return wall_and_cpu_ms(agent.reconciler.run_once)
 
     with closing(Traffic()) as traffic:
         for part in (0.0, *PARTS):
@@ -116,7 +116,7 @@ def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Ro
 
         def slicebw(part: float = part) -> tuple[float, float]:
             agent.wishes.limit(part, next(rates))
-            return wall_and_cpu_ms(agent.cycle.run_once)
+            return wall_and_cpu_ms(agent.reconciler.run_once)
 
         def reference(changing: int = changing) -> tuple[float, float]:
             rate = next(rates)

@@ -69,7 +69,7 @@ def _patches(lab: AgentLab, tree: Monitor, slices: int, times: int) -> tuple[lis
     """Another maxRate, a different one each time: until the kernel has a class so, and until the API server answers."""
     found, answers = [], []
     for number in range(times):
-        time.sleep(random.uniform(0.05, 0.3))  # at any point of the agent's cycle
+        time.sleep(random.uniform(0.05, 0.3))  # at any point of the agent's reconciler
         tree.forget()
         begun = time.monotonic()
         lab.patch(1 + number % (slices - 1), maxRate=f"{101 + number}M")

@@ -61,7 +61,7 @@ def test_what_a_pod_sends_leaves_by_its_nodes_uplink_under_the_pods_address(
 
 
 class PostroutingMeter:
-    """Counts what leaves a node for addresses outside, by device and addresses, where slicebw classifies it."""
+    """Stats what leaves a node for addresses outside, by device and addresses, where slicebw classifies it."""
 
     def __init__(self, node: NetworkNamespace) -> None:
         self._node = node

@@ -13,7 +13,7 @@ from tests.support.trees import LINE_RATE_BPS, creation, tree
 
 
 class Wakes:
-    """Counts how often it was called, and from where."""
+    """Stats how often it was called, and from where."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,1 +1,1 @@
-"""The agent: the cycle on every node, and the ports it needs of the world."""
+"""The agent: the reconciler on every node, and the ports it needs of the world."""

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from slicebw.agent.plausible import wrong_ledger, wrong_wishes
+from slicebw.agent.checkpoint_validation import wrong_ledger, wrong_wishes
 from slicebw.core.errors import SaveError
 from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
 from slicebw.core.model import Mode, SliceKey, Snapshot

@@ -1,4 +1,4 @@
-"""The one place that reads clocks for the cycle."""
+"""The one place that reads clocks for the reconciler."""
 
 import time
 from pathlib import Path

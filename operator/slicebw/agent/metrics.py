@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from slicebw.agent.counts import BOUNDS_MS, Counts, Histogram
-from slicebw.agent.cycle import Cycle
+from slicebw.agent.reconciler import Reconciler
+from slicebw.agent.stats import BOUNDS_MS, Histogram, Stats
 from slicebw.core.clock import NS
 from slicebw.core.ledger import Instant
 from slicebw.core.model import Mode, TrafficClass
@@ -39,24 +39,24 @@ class WriteCounts(Protocol):
 class AgentMetrics:
     """A collector for one agent. Holds nothing and counts nothing itself; every call looks at what there is then."""
 
-    def __init__(self, cycle: Callable[[], Cycle | None], reports: WriteCounts | None = None) -> None:
+    def __init__(self, reconciler: Callable[[], Reconciler | None], reports: WriteCounts | None = None) -> None:
         """Collect later.
 
         Args:
-            cycle: the agent's cycle, once there is one.
+            reconciler: the agent's reconciler, once there is one.
             reports: counts of the report queue; None where reports go to a folder.
         """
-        self._cycle = cycle
+        self._reconciler = reconciler
         self._reports = reports
 
     def collect(self) -> Iterator[Metric]:
         """All metric families. Callable from any thread: what it reads are values, and counts that only grow."""
-        cycle = self._cycle()
-        if cycle is not None:
-            yield from _counts(cycle.counts)
-            if cycle.last is not None:
-                yield from _slices(cycle.last)
-                yield from _node(cycle.last)
+        reconciler = self._reconciler()
+        if reconciler is not None:
+            yield from _counts(reconciler.stats)
+            if reconciler.last is not None:
+                yield from _slices(reconciler.last)
+                yield from _node(reconciler.last)
         if self._reports is not None:
             yield GaugeMetricFamily(
                 "slicebw_reports_waiting", "Objects that wait to be written to the API server.", self._reports.waiting
@@ -129,7 +129,7 @@ def _node_state(node: NodeReport, read_at: Instant | None) -> Iterator[Metric]:
         yield GaugeMetricFamily("slicebw_last_pass_timestamp_seconds", text, read_at.wall_ns / NS)
 
 
-def _counts(counts: Counts) -> Iterator[Metric]:
+def _counts(counts: Stats) -> Iterator[Metric]:
     yield _counter("slicebw_passes", "Passes begun.", counts.passes)
     yield _counter("slicebw_failed_passes", "Passes that ended with an error.", counts.failed_passes)
     yield _durations(counts.durations)

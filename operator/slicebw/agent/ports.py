@@ -1,6 +1,6 @@
-"""The agent's ports: what the cycle needs of the world. Ours, and small; every one has two implementations.
+"""The agent's ports: what the reconciler needs of the world. Ours, and small; every one has two implementations.
 
-Kernel ports are called from the cycle's own thread only, which stands in the node's network namespace.
+Kernel ports are called from the reconciler's own thread only, which stands in the node's network namespace.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -46,7 +46,7 @@ class Classifier(Protocol):
 
 
 class Feed(Protocol):
-    """Where wishes come from: the Kubernetes API, or a folder. Wakes the cycle when something changed."""
+    """Where wishes come from: the Kubernetes API, or a folder. Wakes the reconciler when something changed."""
 
     def snapshot(self) -> Snapshot:
         """What is known now; cheap, never blocks, callable from any thread."""

@@ -1,8 +1,8 @@
 """The queue of reports: what waits to be written, in which order, and what has been delivered.
 
-The cycle hands its reports to a :class:`ReportQueue` and never waits. The queue keeps the latest state of each object,
-writes urgent ones first within the sink's budget, and retries failed ones. How one object is written is the business of
-the sink: ``kube/agent_sink.py`` or ``folder/sink.py``.
+The reconciler hands its reports to a :class:`ReportQueue` and never waits. The queue keeps the latest state of each
+object, writes urgent ones first within the sink's budget, and retries failed ones. How one object is written is the
+business of the sink: ``kube/agent_sink.py`` or ``folder/sink.py``.
 """
 
 import asyncio
@@ -146,7 +146,7 @@ class WriteQueue(Generic[W]):
 
 
 class ReportQueue:
-    """Writes the agent's reports to a sink, in the sink's own thread (the cycle's ``Reporter`` port).
+    """Writes the agent's reports to a sink, in the sink's own thread (the reconciler's ``Reporter`` port).
 
     Of each object only the latest state is kept. Events need no order: each has its own name, and the ledger reports
     it again until it is delivered, so that none is lost and none is there twice.

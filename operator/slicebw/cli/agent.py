@@ -18,9 +18,9 @@ from slicebw.core.errors import UsageError
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-    from slicebw.agent.cycle import Cycle
     from slicebw.agent.loop import Loop
     from slicebw.agent.ports import Feed
+    from slicebw.agent.reconciler import Reconciler
     from slicebw.agent.report_queue import ReportQueue
     from slicebw.kube.health import ApiHealth
 
@@ -79,7 +79,7 @@ def agent(
             return
         edges = _edges(node, manifests, kubeconfig, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
         loop = Loop(
-            lambda: _cycle(edges, state_dir, report_interval, uplink, loop.wake),
+            lambda: _reconciler(edges, state_dir, report_interval, uplink, loop.wake),
             lambda: namespaces.enter(netns) if netns else None,
         )
         probes = {"/healthz": loop.liveness, "/readyz": loop.readiness}
@@ -94,20 +94,20 @@ def agent(
     log.info("agent stopped; the kernel stays as it is")
 
 
-def _cycle(
+def _reconciler(
     edges: "_Edges", state_dir: Path, report_interval_s: int, uplink: str | None, wake: Callable[[], None]
-) -> "Cycle":
-    """The cycle on the kernel of the calling thread's network namespace; ``wake`` is called when that changes."""
+) -> "Reconciler":
+    """The reconciler on the kernel of the calling thread's network namespace; ``wake`` is called when that changes."""
     from slicebw.agent.checkpoint import FileStore
     from slicebw.agent.clock import SystemClock
-    from slicebw.agent.cycle import Cycle
+    from slicebw.agent.reconciler import Reconciler
     from slicebw.agent.report_throttle import ReportThrottle
     from slicebw.core.clock import NS
     from slicebw.kernel.htb import HtbShaper
     from slicebw.kernel.nft import NftClassifier
 
     shaper, classifier = HtbShaper(), NftClassifier()
-    cycle = Cycle(
+    reconciler = Reconciler(
         shaper=shaper,
         classifier=classifier,
         feed=edges.feed,
@@ -120,7 +120,7 @@ def _cycle(
 
     shaper.watch(wake)
     classifier.watch(wake)
-    return cycle
+    return reconciler
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,6 @@ def _metrics(loop: "Loop", edges: _Edges) -> "Iterator[Collector]":
     from slicebw.agent.metrics import AgentMetrics
     from slicebw.cli.exposition import ApiMetrics
 
-    yield AgentMetrics(lambda: loop.cycle, None if edges.api is None else edges.reports)
+    yield AgentMetrics(lambda: loop.reconciler, None if edges.api is None else edges.reports)
     if edges.api is not None:
         yield ApiMetrics(edges.api)

@@ -76,10 +76,10 @@ def serve_health(
     """
     if port is None:
         return
-    from slicebw.agent.health import HealthServer
     from slicebw.cli.exposition import page
+    from slicebw.cli.probes import ProbeServer
 
-    server = HealthServer(address, port, probes, {"/metrics": page(*metrics())})
+    server = ProbeServer(address, port, probes, {"/metrics": page(*metrics())})
     run(stack, [server])
     log.info("probes and metrics served address=%s port=%d", address, server.port)
 

@@ -11,7 +11,7 @@ from slicebw.agent.desired_state import DesiredStateMachine, PreviousReports, Re
 from slicebw.core.ledger import Ledger
 from slicebw.core.model import Mode, NodeSpec, SliceKey, Snapshot
 from slicebw.core.reports import UsageReport
-from tests.unit.agent.test_cycle import World
+from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import M, at, pod, spec
 
 KEY = SliceKey("ns", "slice")
@@ -164,8 +164,8 @@ def reports(world: World) -> Sequence[UsageReport]:
     world.run()
     world.shaper.send(0x1001, 50 * M)
     world.run()
-    assert world.cycle.last is not None
-    return world.cycle.last.usages
+    assert world.reconciler.last is not None
+    return world.reconciler.last.usages
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_on_a_saved_list_the_ledger_is_rebuilt_without_the_feed(world: World) ->
     world.feed.now, world.reporter.known = Snapshot(), previous
     world.run()
     assert world.ledger.slices[KEY].standard.used_bytes == 50 * M
-    assert not world.cycle.synced
+    assert not world.reconciler.synced
 
 
 def test_no_own_report_tells_less_than_what_the_ledger_is_rebuilt_from(world: World) -> None:

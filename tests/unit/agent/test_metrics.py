@@ -9,15 +9,15 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from slicebw.agent.counts import BOUNDS_MS, KINDS, Histogram
-from slicebw.agent.health import HealthServer
 from slicebw.agent.metrics import AgentMetrics
+from slicebw.agent.stats import BOUNDS_MS, KINDS, Histogram
 from slicebw.cli.exposition import page
+from slicebw.cli.probes import ProbeServer
 from slicebw.core.changes import ChangeClass
 from slicebw.core.model import Mode
 from slicebw.core.tree import RootQdisc
 from slicebw.kernel.fake import Fault
-from tests.unit.agent.test_cycle import World
+from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import START_S, M, pod, spec
 
 STANDARD, EXEMPT = 0x1001, 0x2001
@@ -47,7 +47,9 @@ class Scraped(World):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.server = HealthServer("127.0.0.1", 0, {}, {"/metrics": page(AgentMetrics(lambda: self.cycle, Reports()))})
+        self.server = ProbeServer(
+            "127.0.0.1", 0, {}, {"/metrics": page(AgentMetrics(lambda: self.reconciler, Reports()))}
+        )
         self.server.start()
 
     def scrape(self, accept: str = "") -> str:
@@ -288,7 +290,7 @@ def test_a_page_that_fails_is_an_error_500_and_the_server_goes_on(caplog: pytest
     def broken(accept: str) -> tuple[str, bytes]:
         raise LookupError(accept)
 
-    server = HealthServer("127.0.0.1", 0, {"/healthz": lambda: None}, {"/metrics": broken})
+    server = ProbeServer("127.0.0.1", 0, {"/healthz": lambda: None}, {"/metrics": broken})
     server.start()
     try:
         with pytest.raises(urllib.request.HTTPError, match="500"):

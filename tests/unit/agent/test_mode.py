@@ -1,4 +1,4 @@
-"""What the cycle makes of the node's mode where the wishes are lost, or the uplink changes."""
+"""What the reconciler makes of the node's mode where the wishes are lost, or the uplink changes."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from slicebw.core.model import Mode, Snapshot
 from slicebw.core.reports import Reason
 from slicebw.core.tree import RootQdisc
-from tests.unit.agent.test_cycle import World
+from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import M
 
 

@@ -10,7 +10,7 @@ from slicebw.core.changes import CreateRoot
 from slicebw.core.errors import KernelError
 from slicebw.core.model import Snapshot
 from slicebw.kernel.fake import Fault
-from tests.unit.agent.test_cycle import Feed, World
+from tests.unit.agent.test_reconciler import Feed, World
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def test_it_is_not_ready_while_the_first_limits_are_being_put_in_force(
     apply = world.shaper.apply
 
     def applied(device: str, changes: Sequence[object], line_rate_bps: int) -> object:
-        seen.append(world.cycle.synced)
+        seen.append(world.reconciler.synced)
         return apply(device, changes, line_rate_bps)  # type: ignore[arg-type]
 
     monkeypatch.setattr(world.shaper, "apply", applied)
     list_everything(world)
     world.run()
     assert seen == [False]
-    assert world.cycle.synced
+    assert world.reconciler.synced
 
 
 def test_a_pass_that_fails_does_not_make_it_ready(world: World) -> None:
@@ -50,9 +50,9 @@ def test_a_pass_that_fails_does_not_make_it_ready(world: World) -> None:
     world.shaper.faults.append((CreateRoot, Fault.BEFORE))
     with pytest.raises(KernelError):
         world.run()
-    assert not world.cycle.synced
+    assert not world.reconciler.synced
     world.run()
-    assert world.cycle.synced
+    assert world.reconciler.synced
     world.feed.now = replace(world.feed.now, synced=False)
     world.run()
-    assert not world.cycle.synced
+    assert not world.reconciler.synced

@@ -12,7 +12,7 @@ from slicebw.controller.loop import Counts, StatusLoop
 from slicebw.controller.metrics import ControllerMetrics
 from slicebw.kube.health import ApiHealth
 from tests.support.processes import ROOT
-from tests.unit.agent.test_cycle import World
+from tests.unit.agent.test_reconciler import World
 from tests.unit.controller.test_loop import World as Cluster
 
 Row = tuple[str, str, tuple[str, ...]]
@@ -54,7 +54,7 @@ def test_the_document_and_the_code_know_the_same_metrics(tmp_path: Path) -> None
     health = ApiHealth()
     health.failed("internal", "something", LookupError())
     collectors = (
-        AgentMetrics(lambda: world.cycle, Reports()),
+        AgentMetrics(lambda: world.reconciler, Reports()),
         controller_metrics(Counts()),
         ApiMetrics(health),
         BuildInfo(),

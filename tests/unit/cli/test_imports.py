@@ -11,7 +11,7 @@ from tests.support import modules
 
 API = ("kopf", "aiohttp", "slicebw.kube")
 KERNEL = ("pyroute2", "slicebw.kernel")
-SERVING = ("prometheus_client", "slicebw.cli.exposition", "slicebw.agent.health")
+SERVING = ("prometheus_client", "slicebw.cli.exposition", "slicebw.cli.probes")
 FOLDER = ("watchfiles", "slicebw.folder")
 
 
@@ -47,5 +47,5 @@ def test_the_controller_knows_no_kernel_no_ledger_and_no_folder(tmp_path: Path) 
     arguments = ("controller", "--kubeconfig", str(tmp_path / "kubeconfig"), "--liveness-port", "0")
     loaded = modules.run_until("controller started", tmp_path, *arguments)
     assert modules.imported(loaded, *API, *SERVING) == [*API, *SERVING]
-    unneeded = ("slicebw.agent.cycle", "slicebw.agent.checkpoint", "kubernetes")
+    unneeded = ("slicebw.agent.reconciler", "slicebw.agent.checkpoint", "kubernetes")
     assert modules.imported(loaded, *KERNEL, *FOLDER, *unneeded) == []

@@ -1,4 +1,4 @@
-"""The cycle: read kernel -> fold counters -> save -> decide -> plan -> apply -> re-read -> report.
+"""The reconciler: read kernel -> fold counters -> save -> decide -> plan -> apply -> re-read -> report.
 
 Start, error and drift are the same path. Nothing here waits for the API.
 """
@@ -9,11 +9,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from slicebw.agent.counts import Counts
 from slicebw.agent.desired_state import DesiredStateMachine, PreviousReports, Restore
-from slicebw.agent.news import news
 from slicebw.agent.ports import Classifier, Feed, Reporter, Shaper, Store
 from slicebw.agent.report_throttle import ReportThrottle
+from slicebw.agent.stats import Stats
+from slicebw.agent.transition_log import transitions
 from slicebw.core.changes import Classification, DeleteClass, RemoveRoot, TableChange, TreeChange
 from slicebw.core.clock import NS
 from slicebw.core.errors import KernelError, SaveError
@@ -31,8 +31,8 @@ RETRY_NS: Final = NS
 """The next pass after one that left something undone."""
 
 
-class Cycle:
-    """One node's cycle. Lives in one thread, which stands in the node's network namespace."""
+class Reconciler:
+    """One node's reconciler. Lives in one thread, which stands in the node's network namespace."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Cycle:
         throttle: ReportThrottle,
         uplink: str | None = None,
     ) -> None:
-        self.counts = Counts()
+        self.stats = Stats()
         self.synced = False
         """Whether the last pass that ended well was made on a complete list of what is wanted."""
         self.last: PassResult | None = None
@@ -83,7 +83,7 @@ class Cycle:
 
     def run_once(self) -> int:
         """One pass, whole. Returns the time to the next one in ns. Raises KernelError where nothing could be read."""
-        self.counts.passes += 1
+        self.stats.passes += 1
         begun_ns = self._clock().boot_ns
         self._forget_delivered()
         snapshot = self._desired_state()
@@ -92,7 +92,7 @@ class Cycle:
         self._leave_old_device(tree, snapshot.node)
         table = self._read_table()
         result = run_pass(PassInput(snapshot, tree, table, self._ledger, self._clock()), self.last)
-        for line in news(self._ledger, result.ledger):
+        for line in transitions(self._ledger, result.ledger):
             log.info("%s", line)
         saved = self._save(result.ledger)
         self._count_repairs(result)
@@ -102,7 +102,7 @@ class Cycle:
         self._report(result, () if unsettled else result.usages)
         self.last, self._held = result, result if held else None
         self.synced = self._desired.state.is_listed
-        self.counts.durations.observe(max(0, self._clock().boot_ns - begun_ns))
+        self.stats.durations.observe(max(0, self._clock().boot_ns - begun_ns))
         # Usage is known as of the last pass: one is due whenever a report may be.
         return min(result.next_pass_ns, self._throttle.interval_ns if held and not unsettled else RETRY_NS)
 
@@ -179,10 +179,10 @@ class Cycle:
         try:
             self._classifier.apply(change)
         except KernelError as error:
-            self.counts.failed.add([change])
+            self.stats.failed.add([change])
             log.error("change refused change=%s reason=%s", change, error)
             return False
-        self.counts.applied.add([change])
+        self.stats.applied.add([change])
         return True
 
     def _apply_tree(self, device: str, changes: tuple[TreeChange, ...], result: PassResult) -> bool:
@@ -192,12 +192,12 @@ class Cycle:
         for failed in refused:
             log.error("change refused device=%s change=%s reason=%s", device, failed.change, failed.reason)
         open_changes = unmet(changes, self._shaper.read(device))
-        self.counts.failed.add(open_changes)
+        self.stats.failed.add(open_changes)
         still_open = set(open_changes)
         done = [change for change in changes if change not in still_open]
-        self.counts.applied.add(done)
+        self.stats.applied.add(done)
         known = {account.class_id for account in result.ledger.slices.values()}
-        self.counts.orphans += sum(
+        self.stats.orphans += sum(
             isinstance(change, DeleteClass) and class_id_of(change.minor) not in known for change in done
         )
         return not open_changes
@@ -207,9 +207,9 @@ class Cycle:
         held, self._held = self._held, None
         if held is None or held.node.device != result.node.device:
             return
-        self.counts.repairs.add(repairs(result.tree_changes, result.tree, held.tree))
+        self.stats.repairs.add(repairs(result.tree_changes, result.tree, held.tree))
         if result.table_change is not None and result.table == held.table:
-            self.counts.repairs.add([result.table_change])
+            self.stats.repairs.add([result.table_change])
 
     def _report(self, result: PassResult, usages: tuple[UsageReport, ...]) -> None:
         now_ns = self._clock().boot_ns
@@ -244,7 +244,7 @@ class Cycle:
         self._ledger = replace(self._ledger, outbox=(*self._ledger.outbox, note))
 
     def _count_failed_save(self, error: SaveError) -> None:
-        self.counts.failed_saves += 1
+        self.stats.failed_saves += 1
         if str(error) != self._save_trouble:
             log.error("not saved, going on in memory: %s", error)
         self._save_trouble = str(error)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tests.unit.agent.test_cycle import World
+from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import M, spec
 
 

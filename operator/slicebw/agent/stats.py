@@ -1,4 +1,4 @@
-"""What the agent has done since it started. Written by the cycle's thread alone; read by any thread, at any time."""
+"""What the agent has done since it started. The reconciler's thread writes it; any thread may read it at any time."""
 
 import re
 from bisect import bisect_left
@@ -28,7 +28,7 @@ KINDS: Final = tuple(kind_of(change) for change in get_args(Change))
 
 
 class Tally:
-    """Counts by kind of change. All kinds are there from the start, so that their series are, too."""
+    """Stats by kind of change. All kinds are there from the start, so that their series are, too."""
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(KINDS, 0)
@@ -66,7 +66,7 @@ class Histogram:
 
 
 @dataclass(slots=True)
-class Counts:
+class Stats:
     """What the agent has done since it started."""
 
     passes: int = 0

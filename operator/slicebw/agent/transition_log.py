@@ -1,4 +1,4 @@
-"""What a pass has changed for the slices, as lines for the log; the cycle logs what it changes in the kernel."""
+"""What a pass has changed for the slices, as lines for the log; the reconciler logs what it changes in the kernel."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from slicebw.core.ledger import Ledger, SliceAccount
 from slicebw.core.model import ClassLimits, TrafficClass
 
 
-def news(before: Ledger, after: Ledger) -> Iterator[str]:
+def transitions(before: Ledger, after: Ledger) -> Iterator[str]:
     """One line for every slice that came, went, or has other limits, and for every event that is owed now."""
     for key, account in after.slices.items() if after.slices is not before.slices else ():
         last = before.slices.get(key)

@@ -22,7 +22,7 @@ Page = Callable[[str], tuple[str, bytes]]
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 
-class HealthServer:
+class ProbeServer:
     """An HTTP server in a daemon thread. It answers while the API server, or the kernel, does not."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The cycle over the small kernel in memory, with every fault it can meet, and a real store on a real disk."""
+"""The reconciler over the small kernel in memory, with every fault it can meet, and a real store on a real disk."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
-from slicebw.agent.cycle import RETRY_NS, Cycle
+from slicebw.agent.reconciler import RETRY_NS, Reconciler
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.changes import ChangeClass, CreateClass, CreateRoot, DeleteClass
 from slicebw.core.clock import NS
@@ -67,7 +67,7 @@ class Reporter:
 
 
 class World:
-    """A node around a cycle: its kernel, its disk, its clock. Agents come and go; the rest stays."""
+    """A node around a reconciler: its kernel, its disk, its clock. Agents come and go; the rest stays."""
 
     def __init__(self, folder: Path) -> None:
         self.shaper = FakeShaper("uplink0", "uplink1")
@@ -84,7 +84,7 @@ class World:
 
     def start_agent(self) -> None:
         """A new agent process: nothing of the last one is left but what is on disk and in the kernel."""
-        self.cycle = Cycle(
+        self.reconciler = Reconciler(
             shaper=self.shaper,
             classifier=self.classifier,
             feed=self.feed,
@@ -93,12 +93,12 @@ class World:
             clock=self.clock,
             throttle=ReportThrottle(60 * NS),
         )
-        self.cycle.start()
+        self.reconciler.start()
 
     def run(self, seconds: float = 1.0) -> int:
         """Some time later, a pass."""
         self.seconds += seconds
-        return self.cycle.run_once()
+        return self.reconciler.run_once()
 
     @property
     def ledger(self) -> Ledger:
@@ -236,7 +236,7 @@ def test_without_a_disk_nothing_is_destroyed_and_everything_else_goes_on(
     for _ in range(3):
         world.run()
     assert STANDARD in world.shaper.devices["uplink0"].classes
-    assert world.cycle.counts.failed_saves >= 4
+    assert world.reconciler.stats.failed_saves >= 4
     (world.folder / "ledger.tmp").rmdir()
     world.run()
     assert STANDARD not in world.shaper.devices["uplink0"].classes
@@ -250,7 +250,7 @@ def test_without_the_api_a_restarted_agent_goes_on_with_what_was_last_wanted(wor
     world.shaper.devices["uplink0"].lose_tree()
     world.run()
     assert world.ceil_bps() == 10 * M
-    assert not world.cycle.synced
+    assert not world.reconciler.synced
     world.feed.now = replace(known, slices=(), pods=())
     for _ in range(3):
         world.run()

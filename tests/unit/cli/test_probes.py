@@ -5,13 +5,13 @@ import urllib.request
 
 import pytest
 
-from slicebw.agent.health import HealthServer
+from slicebw.cli.probes import ProbeServer
 from slicebw.core.errors import UsageError
 
 
 @pytest.mark.parametrize(("address", "asked"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("::", "127.0.0.1")])
 def test_it_answers_at_its_address_of_either_family(address: str, asked: str) -> None:
-    server = HealthServer(address, 0, {"/healthz": lambda: None})
+    server = ProbeServer(address, 0, {"/healthz": lambda: None})
     server.start()
     try:
         with urllib.request.urlopen(f"http://{asked}:{server.port}/healthz", timeout=5) as answer:
@@ -21,7 +21,7 @@ def test_it_answers_at_its_address_of_either_family(address: str, asked: str) ->
 
 
 def test_it_answers_at_no_other_address() -> None:
-    server = HealthServer("127.0.0.1", 0, {})
+    server = ProbeServer("127.0.0.1", 0, {})
     server.start()
     try:
         with pytest.raises(ConnectionRefusedError):
@@ -32,7 +32,7 @@ def test_it_answers_at_no_other_address() -> None:
 
 def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(UsageError, match=r"--liveness-address 192\.0\.2\.1: cannot listen there .*this machine"):
-        HealthServer("192.0.2.1", 0, {})
+        ProbeServer("192.0.2.1", 0, {})
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -41,4 +41,4 @@ def test_a_port_that_is_taken_is_named() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"--liveness-port {port}: cannot listen there .*free the port"):
-            HealthServer("127.0.0.1", port, {})
+            ProbeServer("127.0.0.1", port, {})
