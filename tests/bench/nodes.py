@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.agent.clock import SystemClock
+from slicebw.agent.ports import Ports
 from slicebw.agent.reconciler import Reconciler
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.clock import NS
@@ -133,15 +134,8 @@ class Agent:
         self.shaper = HtbShaper()
         self.classifier = NftClassifier()
         self.classifier.watch(lambda: None)
-        self.reconciler = Reconciler(
-            shaper=self.shaper,
-            classifier=self.classifier,
-            feed=self.wishes,
-            store=FileStore(folder),
-            reporter=_Nobody(),
-            clock=SystemClock(),
-            throttle=ReportThrottle(60 * NS),
-        )
+        ports = Ports(self.shaper, self.classifier, self.wishes, FileStore(folder), _Nobody())
+        self.reconciler = Reconciler(ports, SystemClock(), ReportThrottle(60 * NS))
         self.reconciler.start()
 
     def settle(self) -> None:

@@ -4,6 +4,7 @@ Kernel ports are called from the reconciler's own thread only, which stands in t
 """
 
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from slicebw.core.changes import Classification, FailedChange, TableChange, TreeChange
@@ -118,6 +119,17 @@ class Store(Protocol):
     def save_wishes(self, snapshot: Snapshot) -> None:
         """Replace the last complete snapshot. Raises SaveError."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All that one agent's reconciler is connected to."""
+
+    shaper: Shaper
+    classifier: Classifier
+    feed: Feed
+    store: Store
+    reporter: Reporter
 
 
 Wake = Callable[[], None]

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from slicebw.agent.desired_state import DesiredStateMachine, PreviousReports, Restore
-from slicebw.agent.ports import Classifier, Feed, Reporter, Shaper, Store
+from slicebw.agent.ports import Ports
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.agent.stats import Stats
 from slicebw.agent.transition_log import transitions
@@ -32,105 +32,102 @@ RETRY_NS: Final = NS
 
 
 class Reconciler:
-    """One node's reconciler. Lives in one thread, which stands in the node's network namespace."""
+    """One node's reconciler. Lives in one thread, which stands in the node's network namespace.
+
+    Args:
+        ports: all that it is connected to.
+        clock: reads both clocks.
+        throttle: tells which reports are due.
+        uplink: the device to shape where the node's settings name none; None: the default route's.
+    """
 
     def __init__(
-        self,
-        *,
-        shaper: Shaper,
-        classifier: Classifier,
-        feed: Feed,
-        store: Store,
-        reporter: Reporter,
-        clock: Callable[[], Instant],
-        throttle: ReportThrottle,
-        uplink: str | None = None,
+        self, ports: Ports, clock: Callable[[], Instant], throttle: ReportThrottle, uplink: str | None = None
     ) -> None:
         self.stats = Stats()
         self.synced = False
-        """Whether the last pass that ended well was made on a complete list of what is wanted."""
+        """Whether the last pass that ended well was made on the feed's own complete list."""
         self.last: PassResult | None = None
-        """The outcome of the last pass that ended well, for whoever looks on; a value, so from any thread."""
-        self._shaper = shaper
-        self._classifier = classifier
-        self._feed = feed
-        self._store = store
-        self._reporter = reporter
+        """The result of the last pass that ended well. It is a value: any thread may read it."""
+        self._ports = ports
         self._clock = clock
         self._throttle = throttle
         self._uplink = uplink
         self._ledger = Ledger()
         self._saved: Ledger | None = None
         self._save_trouble = ""
-        """What kept the last save from working; said once."""
+        """Why the last save failed; logged once."""
         self._desired = DesiredStateMachine()
         self._previous = PreviousReports(self._ledger)
         self._held: PassResult | None = None
-        """The last outcome, if all of it was seen to hold: what is missing of it later, another hand took."""
+        """The last result, if all of it was seen to hold. Anything that differs later is drift."""
 
     def start(self) -> None:
-        """Take up the ledger and the last wishes from the store. Never fails: what is lost is said and made anew."""
-        ledger, problem = self._store.load_ledger()
+        """Load the ledger and the last desired state. Never fails: what cannot be used is logged and rebuilt."""
+        ledger, problem = self._ports.store.load_ledger()
         self._ledger = ledger or Ledger(rebuilding=True)
         if problem is not None:
             log.error("ledger not used: %s", problem)
             self._owe(Reason.LEDGER_REBUILT, f"The ledger could not be used and is rebuilt: {problem}")
         self._previous = PreviousReports(self._ledger)
-        desired, problem = self._store.load_wishes()
+        desired, problem = self._ports.store.load_wishes()
         self._desired = DesiredStateMachine(desired)
         if problem is not None:
-            log.error("last wishes not used: %s", problem)
+            log.error("last desired state not used: %s", problem)
 
     def run_once(self) -> int:
-        """One pass, whole. Returns the time to the next one in ns. Raises KernelError where nothing could be read."""
+        """One whole pass. Returns the time to the next one in ns. Raises KernelError where nothing could be read."""
         self.stats.passes += 1
         begun_ns = self._clock().boot_ns
         self._forget_delivered()
         snapshot = self._desired_state()
         device = snapshot.node.device or self._uplink
-        tree = self._shaper.read(device)
+        tree = self._ports.shaper.read(device)
         self._leave_old_device(tree, snapshot.node)
         table = self._read_table()
         result = run_pass(PassInput(snapshot, tree, table, self._ledger, self._clock()), self.last)
         for line in transitions(self._ledger, result.ledger):
             log.info("%s", line)
+        # Before anything is applied: applying can destroy counters, and a class id must outlive a crash.
         saved = self._save(result.ledger)
         self._count_repairs(result)
         held = self._apply(tree, result, saved=saved)
-        rebuilt = snapshot.synced and self._restore_from_reports(result)
-        unsettled = rebuilt or self._previous.withhold_own
-        self._report(result, () if unsettled else result.usages)
+        merged = snapshot.synced and self._restore_from_reports(result)
+        # Own usage reports would overwrite those that the ledger is rebuilt from; and where these have just been
+        # merged, the figures of this pass are still without them.
+        incomplete = merged or self._previous.withhold_own
+        self._report(result, () if incomplete else result.usages)
         self.last, self._held = result, result if held else None
         self.synced = self._desired.state.is_listed
         self.stats.durations.observe(max(0, self._clock().boot_ns - begun_ns))
         # Usage is known as of the last pass: one is due whenever a report may be.
-        return min(result.next_pass_ns, self._throttle.interval_ns if held and not unsettled else RETRY_NS)
+        return min(result.next_pass_ns, self._throttle.interval_ns if held and not incomplete else RETRY_NS)
 
     def close(self) -> None:
         """Free what the kernel ports hold. The kernel stays as it is."""
-        self._shaper.close()
+        self._ports.shaper.close()
 
     def _desired_state(self) -> Snapshot:
         """The desired state that holds now. A new complete list is saved, in case the next agent finds no API."""
-        desired = self._desired.advance(self._feed.snapshot(), self._ledger.mode)
+        desired = self._desired.advance(self._ports.feed.snapshot(), self._ledger.mode)
         unsaved = self._desired.unsaved
         if unsaved is not None:
             try:
-                self._store.save_wishes(unsaved)
+                self._ports.store.save_wishes(unsaved)
                 self._desired.mark_saved(unsaved)
             except SaveError as error:
                 self._count_failed_save(error)
         return desired
 
     def _leave_old_device(self, tree: ObservedTree, node: NodeSpec) -> None:
-        """If the uplink is another device now: count what the old one still sent, and leave it as it was found."""
+        """If the uplink is another device now, count what the old one still sent and take our tree off it."""
         old = self._ledger.device
         if old in {"", tree.device} or not self._ledger.had_tree:
             return
         log.warning("uplink changed old=%s new=%s", old, tree.device)
         self._owe(Reason.UPLINK_CHANGED, f"The uplink is {tree.device} now, it was {old}; usage continues")
         try:
-            left = self._shaper.read(old)
+            left = self._ports.shaper.read(old)
         except KernelError as error:
             log.warning("old uplink cannot be read device=%s reason=%s", old, error)
             return
@@ -138,23 +135,23 @@ class Reconciler:
             return
         result = run_pass(PassInput(Snapshot(node=node), left, Classification(), self._ledger, self._clock()))
         self._save(result.ledger)
-        for failed in self._shaper.apply(old, (RemoveRoot(),), result.settings.line_rate_bps):
+        for failed in self._ports.shaper.apply(old, (RemoveRoot(),), result.settings.line_rate_bps):
             log.error("change refused change=%s reason=%s", failed.change, failed.reason)
 
     def _read_table(self) -> Classification:
         try:
-            return self._classifier.read()
+            return self._ports.classifier.read()
         except KernelError as error:  # classes and caps do not wait for the table
             log.error("table cannot be read: %s", error)
             return Classification()
 
     def _save(self, ledger: Ledger) -> bool:
-        """Save before anything is applied: applying can destroy counters, and a class id must outlive a crash."""
+        """Take the ledger, and say whether it is on disk."""
         self._ledger = ledger
         if self._saved is not None and replace(self._saved, read_at=ledger.read_at) == ledger:
             return True
         try:
-            self._store.save_ledger(ledger)
+            self._ports.store.save_ledger(ledger)
         except SaveError as error:
             self._count_failed_save(error)
             return False
@@ -177,7 +174,7 @@ class Reconciler:
     def _apply_table(self, change: TableChange) -> bool:
         log.info("table change=%s", change)
         try:
-            self._classifier.apply(change)
+            self._ports.classifier.apply(change)
         except KernelError as error:
             self.stats.failed.add([change])
             log.error("change refused change=%s reason=%s", change, error)
@@ -188,10 +185,10 @@ class Reconciler:
     def _apply_tree(self, device: str, changes: tuple[TreeChange, ...], result: PassResult) -> bool:
         for change in changes:
             log.info("tree device=%s change=%s", device, change)
-        refused = self._shaper.apply(device, changes, result.settings.line_rate_bps)
+        refused = self._ports.shaper.apply(device, changes, result.settings.line_rate_bps)
         for failed in refused:
             log.error("change refused device=%s change=%s reason=%s", device, failed.change, failed.reason)
-        open_changes = unmet(changes, self._shaper.read(device))
+        open_changes = unmet(changes, self._ports.shaper.read(device))
         self.stats.failed.add(open_changes)
         still_open = set(open_changes)
         done = [change for change in changes if change not in still_open]
@@ -203,7 +200,7 @@ class Reconciler:
         return not open_changes
 
     def _count_repairs(self, result: PassResult) -> None:
-        """Count the changes that undo what another hand did since the last pass."""
+        """Count the changes that undo drift since the last pass."""
         held, self._held = self._held, None
         if held is None or held.node.device != result.node.device:
             return
@@ -215,26 +212,25 @@ class Reconciler:
         now_ns = self._clock().boot_ns
         due, expired = self._throttle.due(usages, now_ns)
         node = result.node if self._throttle.node_due(result.node, now_ns) else None
-        self._reporter.report(due, expired, result.ledger.outbox, node)
+        self._ports.reporter.report(due, expired, result.ledger.outbox, node)
 
     def _restore_from_reports(self, result: PassResult) -> bool:
-        """Once, as soon as they are known: deal with the reports of an earlier agent.
+        """Deal with the reports of an earlier agent, once, as soon as they are known.
 
-        Returns whether any was merged into the ledger. Then the usage in ``result`` is too low to be reported, and the
-        next pass may have to set caps. The merged ledger is saved, so that nothing is merged twice.
+        Returns whether any was merged into the ledger; the next pass may then have to set caps.
         """
-        if self._previous.state is Restore.DONE or (reported := self._reporter.reported()) is None:
+        if self._previous.state is Restore.DONE or (reported := self._ports.reporter.reported()) is None:
             return False
         rebuilding = self._previous.state is Restore.REBUILDING
         ledger, unknown = self._previous.restore(self._ledger, reported, result.usages, self._clock())
         if rebuilding:
-            self._save(ledger)
+            self._save(ledger)  # else the next agent would merge them again
             log.info("ledger rebuilt slices=%d reported=%d", len(ledger.slices), len(reported))
-        self._reporter.report((), unknown, ledger.outbox, None)
+        self._ports.reporter.report((), unknown, ledger.outbox, None)
         return rebuilding and bool(reported)
 
     def _forget_delivered(self) -> None:
-        delivered = self._reporter.delivered()
+        delivered = self._ports.reporter.delivered()
         if delivered:
             outbox = tuple(note for note in self._ledger.outbox if note.id not in delivered)
             self._ledger = replace(self._ledger, outbox=outbox)

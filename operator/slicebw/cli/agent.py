@@ -100,6 +100,7 @@ def _reconciler(
     """The reconciler on the kernel of the calling thread's network namespace; ``wake`` is called when that changes."""
     from slicebw.agent.checkpoint import FileStore
     from slicebw.agent.clock import SystemClock
+    from slicebw.agent.ports import Ports
     from slicebw.agent.reconciler import Reconciler
     from slicebw.agent.report_throttle import ReportThrottle
     from slicebw.core.clock import NS
@@ -107,17 +108,8 @@ def _reconciler(
     from slicebw.kernel.nft import NftClassifier
 
     shaper, classifier = HtbShaper(), NftClassifier()
-    reconciler = Reconciler(
-        shaper=shaper,
-        classifier=classifier,
-        feed=edges.feed,
-        store=FileStore(state_dir),
-        reporter=edges.reports,
-        clock=SystemClock(),
-        throttle=ReportThrottle(report_interval_s * NS),
-        uplink=uplink,
-    )
-
+    ports = Ports(shaper, classifier, edges.feed, FileStore(state_dir), edges.reports)
+    reconciler = Reconciler(ports, SystemClock(), ReportThrottle(report_interval_s * NS), uplink)
     shaper.watch(wake)
     classifier.watch(wake)
     return reconciler

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
+from slicebw.agent.ports import Ports
 from slicebw.agent.reconciler import RETRY_NS, Reconciler
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.changes import ChangeClass, CreateClass, CreateRoot, DeleteClass
@@ -84,15 +85,8 @@ class World:
 
     def start_agent(self) -> None:
         """A new agent process: nothing of the last one is left but what is on disk and in the kernel."""
-        self.reconciler = Reconciler(
-            shaper=self.shaper,
-            classifier=self.classifier,
-            feed=self.feed,
-            store=FileStore(self.folder),
-            reporter=self.reporter,
-            clock=self.clock,
-            throttle=ReportThrottle(60 * NS),
-        )
+        ports = Ports(self.shaper, self.classifier, self.feed, FileStore(self.folder), self.reporter)
+        self.reconciler = Reconciler(ports, self.clock, ReportThrottle(60 * NS))
         self.reconciler.start()
 
     def run(self, seconds: float = 1.0) -> int:
