@@ -1,4 +1,4 @@
-"""What the agent has done since it started. The reconciler's thread writes it; any thread may read it at any time."""
+"""What the agent has done since it started. Written by the reconciler's thread alone; any thread may read it."""
 
 import re
 from bisect import bisect_left

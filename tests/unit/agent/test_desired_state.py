@@ -272,3 +272,13 @@ def test_a_desired_state_that_could_not_be_saved_is_saved_on_a_later_pass(world:
     (world.folder / "wishes.tmp").rmdir()
     world.run()
     assert FileStore(world.folder).load_wishes()[0] == OTHER
+
+
+def test_a_desired_state_is_saved_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Snapshot] = []
+    monkeypatch.setattr(FileStore, "save_wishes", lambda _, snapshot: saved.append(snapshot))
+    for listed in (GOOD, GOOD, replace(GOOD), WRONG_NODE, WRONG_NODE):
+        world.feed.now = listed
+        world.run()
+    held = replace(WRONG_NODE, node=replace(WRONG_NODE.node, cap_bps=5 * M))
+    assert saved == [GOOD, held]
