@@ -267,6 +267,7 @@ def test_an_event_is_written_and_delivered_once_however_often_it_is_owed(desk: D
     for _ in range(3):
         desk.queue.report((), (), [NOTE], None)
     assert desk.go_on() == [NOTE.id]
+    desk.queue.report((), (), (), None)
     desk.queue.report((), (), [NOTE], None)
     assert desk.queue.delivered() == {NOTE.id}
     desk.queue.report((), (), [NOTE], None)
@@ -339,6 +340,27 @@ def test_stopping_does_not_wait_for_a_sink_that_is_away(desk: Desk) -> None:
     desk.queue.stop(10.0)
     assert time.monotonic() - began < 5.0
     assert len(desk.sink.tried) == 1
+
+
+def test_stopping_does_not_wait_for_previous_reports_from_a_sink_that_is_away(desk: Desk) -> None:
+    desk.sink.previous_failures = [TryLater("away", pause_s=3600.0)]
+    desk.queue.start()
+    desk.until(lambda: not desk.sink.previous_failures)
+    desk.queue.report([usage()], (), (), None)
+    began = time.monotonic()
+    desk.queue.stop(10.0)
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_sink_that_can_be_read_and_not_written_to_is_away(desk: Desk) -> None:
+    desk.sink.previous_failures = [TryLater("away", pause_s=0.3)]
+    desk.sink.fail(NOTE.id, TryLater("away", pause_s=3600.0))
+    desk.queue.report((), (), [NOTE], None)
+    desk.queue.start()
+    desk.until(lambda: desk.queue.reported() is not None)
+    began = time.monotonic()
+    desk.queue.stop(10.0)
+    assert time.monotonic() - began < 5.0
 
 
 def test_a_sink_that_was_away_and_is_back_gets_the_last_writes(desk: Desk) -> None:
