@@ -11,7 +11,7 @@ import pytest
 
 from slicebw.api import bandwidth_usage, kinds
 from slicebw.api.slice_bandwidth import SliceStatus
-from slicebw.controller.loop import StatusLoop
+from slicebw.controller.status_loop import StatusLoop
 from slicebw.core.model import SliceKey
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 from slicebw.kube.background import ApiThread

@@ -16,7 +16,7 @@ from slicebw.cli.services import ThreadService, api_thread, run, serve_health, s
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-    from slicebw.controller.loop import StatusLoop
+    from slicebw.controller.status_loop import StatusLoop
     from slicebw.kube.background import ApiThread
     from slicebw.kube.cluster import ApiClusterFeed
 
@@ -44,7 +44,7 @@ def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int
     stop = stop_signal()
     with ExitStack() as stack:
         api = api_thread(kubeconfig, "controller")  # before anything imports kopf
-        from slicebw.controller.loop import StatusLoop
+        from slicebw.controller.status_loop import StatusLoop
         from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
 
         feed = ApiClusterFeed(api, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below

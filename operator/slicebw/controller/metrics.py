@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from slicebw.controller.loop import StatusLoop
 from slicebw.controller.ports import ClusterFeed
+from slicebw.controller.status_loop import StatusLoop
 
 
 class ControllerMetrics:
@@ -16,14 +16,14 @@ class ControllerMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """All metric families. Callable from any thread."""
-        counts, census = self._loop.counts, self._loop.census
+        counts, locations = self._loop.counts, self._loop.locations
         for name, text, value in (
             ("status_writes", "Statuses of SliceBandwidths written.", counts.writes),
             ("failed_status_writes", "Statuses that could not be written; they are tried again.", counts.failed_writes),
-            ("pod_lists", "Lists made of the pods of one namespace.", census.lists),
-            ("listed_pods", "Pods in these lists.", census.listed_pods),
+            ("pod_lists", "Lists made of the pods of one namespace.", locations.lists),
+            ("listed_pods", "Pods in these lists.", locations.listed_pods),
             ("removed_usages", "BandwidthUsages removed of nodes that are gone.", counts.removed_usages),
-            ("failed_steps", "Rounds of the loop that ended with an error.", counts.failures),
+            ("failed_steps", "Rounds of the loop, or slices in them, that failed with an error.", counts.failures),
         ):
             yield CounterMetricFamily(f"slicebw_controller_{name}", text, value)
         for name, text, known in (

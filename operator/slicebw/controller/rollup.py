@@ -1,7 +1,7 @@
 """From what the nodes report to what a SliceBandwidth's status says. Pure.
 
-Nothing in it depends on when or by whom it is computed, but for a condition's time of transition, and that is kept as
-it stands in the object: two controllers at once write the same.
+Two controllers that know the same compute the same status: only a condition's time of transition depends on the clock,
+and one that stands in the object already is kept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,6 @@ from typing import Final
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.conditions import FALSE, TRUE, UNKNOWN, Condition, carry_over
 from slicebw.api.slice_bandwidth import ClassStatus, SliceStatus
-from slicebw.controller.places import Places
 from slicebw.core.model import SliceSpec, TrafficClass
 from slicebw.core.reports import PodProblem, UsageReport
 
@@ -25,30 +24,36 @@ CAPPED: Final = "Capped"
 NO_PODS: Final = "NoPods"
 """Reason of Enforced where there is nothing to enforce."""
 
+PodsByNode = Mapping[str, int]
+"""How many pods of a slice run on each node; nodes without any are left out."""
+
 MAX_NAMED: Final = 5
 """Nodes, pods and errors named in one message; the rest are counted."""
 
 
 def roll_up(
-    spec: SliceSpec, usages: Iterable[NodeUsage], places: Places | str | None, previous: Sequence[Condition], now_s: int
+    spec: SliceSpec,
+    usages: Iterable[NodeUsage],
+    located: PodsByNode | str | None,
+    previous: Sequence[Condition],
+    now_s: int,
 ) -> SliceStatus:
     """The status of one slice.
 
     Args:
         spec: as read from the SliceBandwidth.
-        usages: the reports of all nodes about it. Those of nodes that it has left count towards what was used.
-        places: how many of its pods run on which node; a text says why nobody knows, and where nothing is known yet
+        usages: the reports of all nodes about it. Those of nodes that it has left count towards the bytes used.
+        located: how many of its pods run on which node. A text says why nobody knows; while nothing is known yet
             (None) the condition Enforced stays as it is.
         previous: the conditions as they stand in the object.
-        now_s: becomes the time of transition of what is new.
+        now_s: the time of transition of conditions that change, in seconds since the epoch.
     """
     ordered = sorted(usages, key=lambda usage: usage.node_name)
     running = [usage for usage in ordered if usage.report.class_id]
     counting = [usage for usage in ordered if usage.report.class_id or _has_used(usage.report)]
-    verdicts = {verdict[0]: verdict for verdict in (_accepted(spec, ordered), _capped(running))}
-    new = {name: Condition(*verdict, now_s, spec.generation) for name, verdict in verdicts.items()}
-    kept = next((one for one in previous if one.type == ENFORCED), None) if places is None else None
-    new[ENFORCED] = kept or Condition(*_enforced(spec, ordered, places), now_s, spec.generation)
+    accepted, capped = (one.dated(now_s, spec) for one in (_accepted(spec, ordered), _capped(running)))
+    kept = next((one for one in previous if one.type == ENFORCED), None) if located is None else None
+    enforced = kept or _enforced(spec, ordered, located).dated(now_s, spec)
     return SliceStatus(
         observed_generation=spec.generation,
         nodes=len(running),
@@ -56,19 +61,19 @@ def roll_up(
         period_start_s=min((usage.report.period_start_s for usage in counting), default=None),
         standard=_class_status(TrafficClass.STANDARD, ordered),
         exempt=_class_status(TrafficClass.EXEMPT, ordered),
-        conditions=carry_over((new[name] for name in (ACCEPTED, ENFORCED, CAPPED)), previous),
+        conditions=carry_over((accepted, enforced, capped), previous),
     )
 
 
-def is_outdated(places: Places | str, usages: Iterable[NodeUsage]) -> bool:
-    """Whether a node says that it runs the slice, which a look at the pods had not found there: they came later."""
-    return isinstance(places, Mapping) and any(
-        usage.report.class_id and usage.node_name not in places for usage in usages
+def is_outdated(located: PodsByNode | str, usages: Iterable[NodeUsage]) -> bool:
+    """Whether a node reports the slice on which the list found no pod of it: then a pod has started since the list."""
+    return isinstance(located, Mapping) and any(
+        usage.report.class_id and usage.node_name not in located for usage in usages
     )
 
 
 def is_transition(before: SliceStatus, after: SliceStatus) -> bool:
-    """Whether something other than figures and wording has changed: then the status is not held back."""
+    """Whether something other than figures and wording has changed: then the status is written at once."""
     return _outline(before) != _outline(after)
 
 
@@ -88,7 +93,7 @@ def _is_capped(report: UsageReport) -> bool:
 
 
 def _has_used(report: UsageReport) -> bool:
-    """Whether it says what was used, and not only why the slice has no class on the node."""
+    """Whether it counts bytes, and does not only say why the slice has no class on the node."""
     return bool(report.standard.used_bytes or report.exempt.used_bytes)
 
 
@@ -101,35 +106,46 @@ def _class_status(traffic_class: TrafficClass, usages: Sequence[NodeUsage]) -> C
     )
 
 
-_Verdict = tuple[str, str, str, str]
-"""Of a condition: type, status, reason, message."""
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """A condition without its time of transition and generation."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+
+    def dated(self, now_s: int, spec: SliceSpec) -> Condition:
+        return Condition(self.type, self.status, self.reason, self.message, now_s, spec.generation)
 
 
 def _accepted(spec: SliceSpec, usages: Sequence[NodeUsage]) -> _Verdict:
     if spec.errors:
         kept = "; the last good limits stay in force, or the defaults where there are none"
-        return ACCEPTED, FALSE, "InvalidSpec", _named(spec.errors, "; ") + kept
+        return _Verdict(ACCEPTED, FALSE, "InvalidSpec", _named(spec.errors, "; ") + kept)
     problems = {problem.pod: problem for usage in usages for problem in usage.report.problems}
     lost = [_pod_text(problem) for _, problem in sorted(problems.items()) if problem.is_conflict]
     if lost:
         advice = "; change podSelector of one of them, or delete one"
-        return ACCEPTED, FALSE, "PodsTaken", f"not in this slice: {_named(lost, '; ')}{advice}"
+        return _Verdict(ACCEPTED, FALSE, "PodsTaken", f"not in this slice: {_named(lost, '; ')}{advice}")
     left_out = [_pod_text(problem) for _, problem in sorted(problems.items())]
     if left_out:
-        return ACCEPTED, TRUE, "Valid", f"the spec is valid; not limited: {_named(left_out, '; ')}"
-    return ACCEPTED, TRUE, "Valid", "the spec is valid"
+        return _Verdict(ACCEPTED, TRUE, "Valid", f"the spec is valid; not limited: {_named(left_out, '; ')}")
+    return _Verdict(ACCEPTED, TRUE, "Valid", "the spec is valid")
 
 
-def _enforced(spec: SliceSpec, usages: Sequence[NodeUsage], places: Places | str | None) -> _Verdict:
-    if not isinstance(places, Mapping):
-        why = places or "they have not been looked up yet"
-        return ENFORCED, UNKNOWN, "PodsUnknown", f"it is not known on which nodes this slice's pods run: {why}"
-    if not places:
-        return ENFORCED, UNKNOWN, NO_PODS, "no node runs a pod of this slice that sends through its uplink"
-    nodes = _sorted_out(spec, usages, places)
-    if nodes.current == len(places):
+def _enforced(spec: SliceSpec, usages: Sequence[NodeUsage], located: PodsByNode | str | None) -> _Verdict:
+    if not isinstance(located, Mapping):
+        why = located or "they have not been looked up yet"
+        message = f"it is not known on which nodes this slice's pods run: {why}"
+        return _Verdict(ENFORCED, UNKNOWN, "PodsUnknown", message)
+    if not located:
+        message = "no node runs a pod of this slice that sends through its uplink"
+        return _Verdict(ENFORCED, UNKNOWN, NO_PODS, message)
+    nodes = _by_report(spec, usages, located)
+    if nodes.current == len(located):
         count = "1 node runs" if nodes.current == 1 else f"{nodes.current} nodes run"
-        return ENFORCED, TRUE, "OnAllNodes", f"{count} generation {spec.generation}"
+        return _Verdict(ENFORCED, TRUE, "OnAllNodes", f"{count} generation {spec.generation}")
     reasons = (
         (nodes.refusing, "RefusedByNodes"),
         (nodes.behind, "NodesBehind"),
@@ -137,22 +153,22 @@ def _enforced(spec: SliceSpec, usages: Sequence[NodeUsage], places: Places | str
         (nodes.unlimited, "NotLimited"),
     )
     reason = next(reason for named, reason in reasons if named)
-    return ENFORCED, FALSE, reason, _what_is_missing(spec, nodes, places)
+    return _Verdict(ENFORCED, FALSE, reason, _what_is_missing(spec, nodes, located))
 
 
-def _what_is_missing(spec: SliceSpec, nodes: "_Nodes", places: Places) -> str:
+def _what_is_missing(spec: SliceSpec, nodes: "_Nodes", located: PodsByNode) -> str:
     behind = sorted(nodes.behind + nodes.refusing)
-    parts = [f"{nodes.current} of {len(places)} nodes run generation {spec.generation}"]
+    parts = [f"{nodes.current} of {len(located)} nodes run generation {spec.generation}"]
     parts += [f"not yet: {_named(behind, ', ')}"] if behind else []
     parts += [f"they say: {_named(sorted(nodes.errors), '; ')}"] if nodes.errors else []
-    parts += [_silence(nodes.silent, places)] if nodes.silent else []
+    parts += [_silence(nodes.silent, located)] if nodes.silent else []
     parts += [f"not limited on {_named(nodes.unlimited, ', ')}"] if nodes.unlimited else []
     return "; ".join(parts)
 
 
 @dataclass(slots=True)
 class _Nodes:
-    """The nodes that run pods of a slice by what they say of it; ``unlimited`` with the reason why."""
+    """The nodes that run pods of a slice, by what they report about it; ``unlimited`` with the reason why."""
 
     current: int = 0
     behind: list[str] = field(default_factory=list)
@@ -162,9 +178,9 @@ class _Nodes:
     unlimited: list[str] = field(default_factory=list)
 
 
-def _sorted_out(spec: SliceSpec, usages: Sequence[NodeUsage], places: Places) -> _Nodes:
+def _by_report(spec: SliceSpec, usages: Sequence[NodeUsage], located: PodsByNode) -> _Nodes:
     nodes, reports = _Nodes(), {usage.node_name: usage.report for usage in usages}
-    for node in sorted(places):
+    for node in sorted(located):
         report = reports.get(node)
         if report is None or not (report.class_id or report.unenforced):
             nodes.silent.append(node)
@@ -180,12 +196,12 @@ def _sorted_out(spec: SliceSpec, usages: Sequence[NodeUsage], places: Places) ->
     return nodes
 
 
-def _silence(nodes: Sequence[str], places: Places) -> str:
-    """Who runs pods of the slice and has not said so, and what to look at."""
+def _silence(nodes: Sequence[str], located: PodsByNode) -> str:
+    """Which nodes run pods of the slice and have not reported it, and what to check there."""
     if len(nodes) == 1:
-        runs = f"{nodes[0]} runs {_pods(places[nodes[0]])} of this slice and has not reported it"
+        runs = f"{nodes[0]} runs {_pods(located[nodes[0]])} of this slice and has not reported it"
     else:
-        named = _named([f"{node} ({_pods(places[node])})" for node in nodes], ", ")
+        named = _named([f"{node} ({_pods(located[node])})" for node in nodes], ", ")
         runs = f"{named} run pods of this slice and have not reported it"
     return f"{runs}: is the agent running there?"
 
@@ -201,8 +217,8 @@ def _capped(running: Sequence[NodeUsage]) -> _Verdict:
         if capped:
             where.append(f"{traffic_class} traffic is capped on {_named(_names(capped), ', ')}")
     if where:
-        return CAPPED, TRUE, "OverThreshold", "; ".join(where)
-    return CAPPED, FALSE, "UnderThreshold", "no node caps this slice"
+        return _Verdict(CAPPED, TRUE, "OverThreshold", "; ".join(where))
+    return _Verdict(CAPPED, FALSE, "UnderThreshold", "no node caps this slice")
 
 
 def _names(usages: Iterable[NodeUsage]) -> list[str]:

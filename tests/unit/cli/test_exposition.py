@@ -8,12 +8,12 @@ from prometheus_client.core import Metric
 from slicebw import __version__
 from slicebw.agent.metrics import AgentMetrics
 from slicebw.cli.exposition import ApiMetrics, BuildInfo, page
-from slicebw.controller.loop import Counts, StatusLoop
 from slicebw.controller.metrics import ControllerMetrics
+from slicebw.controller.status_loop import Counts, StatusLoop
 from slicebw.kube.health import ApiHealth
 from tests.support.processes import ROOT
 from tests.unit.agent.test_reconciler import World
-from tests.unit.controller.test_loop import World as Cluster
+from tests.unit.controller.cluster import World as Cluster
 
 Row = tuple[str, str, tuple[str, ...]]
 

@@ -1,6 +1,6 @@
-from slicebw.controller.loop import Counts, StatusLoop
 from slicebw.controller.metrics import ControllerMetrics
-from tests.unit.controller.test_loop import World
+from slicebw.controller.status_loop import Counts, StatusLoop
+from tests.unit.controller.cluster import World
 
 
 def test_every_count_of_the_loop_is_a_metric() -> None:

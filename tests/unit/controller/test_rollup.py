@@ -9,8 +9,7 @@ from msgspec.structs import replace
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.conditions import Condition
 from slicebw.api.slice_bandwidth import SliceStatus, parse_status, status_object
-from slicebw.controller.places import Places
-from slicebw.controller.rollup import is_transition
+from slicebw.controller.rollup import PodsByNode, is_transition
 from slicebw.controller.rollup import roll_up as roll_up_with
 from slicebw.core.model import DEFAULT_LIMITS, Selector, SliceKey, SliceSpec
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem, UsageReport
@@ -34,11 +33,11 @@ def roll_up(
     usages: Iterable[NodeUsage],
     previous: Sequence[Condition],
     now_s: int,
-    places: Places | str | None = None,
+    located: PodsByNode | str | None = None,
 ) -> SliceStatus:
     """With one pod on each node that has a class, unless said otherwise."""
     known = list(usages)
-    seen = {usage.node_name: 1 for usage in known if usage.report.class_id} if places is None else places
+    seen = {usage.node_name: 1 for usage in known if usage.report.class_id} if located is None else located
     return roll_up_with(wanted, known, seen, previous, now_s)
 
 
@@ -216,8 +215,8 @@ def test_whatever_is_written_is_read_back_the_same_so_that_it_is_not_written_aga
     assert parse_status(status_object(SliceKey(NAMESPACE, "codeen"), status)) == status
 
 
-def enforced(usages: list[NodeUsage], places: Places | str | None, generation: int = 1) -> tuple[str, str, str]:
-    return verdict(roll_up(spec(generation=generation), usages, (), NOW_S, places), "Enforced")
+def enforced(usages: list[NodeUsage], located: PodsByNode | str | None, generation: int = 1) -> tuple[str, str, str]:
+    return verdict(roll_up(spec(generation=generation), usages, (), NOW_S, located), "Enforced")
 
 
 def test_a_node_that_runs_pods_and_says_nothing_is_named_and_what_to_look_at() -> None:
