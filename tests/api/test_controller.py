@@ -15,7 +15,8 @@ from slicebw.controller.status_loop import StatusLoop
 from slicebw.core.model import SliceKey
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 from slicebw.kube.background import ApiThread
-from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
+from slicebw.kube.controller_feed import ApiClusterFeed
+from slicebw.kube.controller_writer import ApiClusterWriter
 from tests.api.cluster import Cluster, eventually, slice_bandwidth, throughout
 from tests.api.proxy import FaultProxy
 from tests.support.reports import DAY_S, GB, class_usage, usage_report

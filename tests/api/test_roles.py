@@ -16,7 +16,8 @@ from slicebw.core.model import SliceKey
 from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread
 from slicebw.kube.client import ApiRefused
-from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
+from slicebw.kube.controller_feed import ApiClusterFeed
+from slicebw.kube.controller_writer import ApiClusterWriter
 from slicebw.kube.resources import BANDWIDTH_USAGES, SLICE_BANDWIDTHS
 from tests.api.cluster import REPOSITORY, Cluster, eventually, node_bandwidth, slice_bandwidth
 from tests.api.conftest import Watcher

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from slicebw.controller.status_loop import StatusLoop
     from slicebw.kube.background import ApiThread
-    from slicebw.kube.cluster import ApiClusterFeed
+    from slicebw.kube.controller_feed import ApiClusterFeed
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int
     with ExitStack() as stack:
         api = api_thread(kubeconfig, "controller")  # before anything imports kopf
         from slicebw.controller.status_loop import StatusLoop
-        from slicebw.kube.cluster import ApiClusterFeed, ApiClusterWriter
+        from slicebw.kube.controller_feed import ApiClusterFeed
+        from slicebw.kube.controller_writer import ApiClusterWriter
 
         feed = ApiClusterFeed(api, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
         loop = StatusLoop(feed, ApiClusterWriter(api, feed), status_interval_s=status_interval)

@@ -12,8 +12,8 @@ from slicebw.api import bandwidth_usage
 from slicebw.core.errors import SlicebwError
 from slicebw.core.model import SliceKey
 from slicebw.kube.background import ApiThread
-from slicebw.kube.cluster import ApiClusterFeed
 from slicebw.kube.connection import Connection
+from slicebw.kube.controller_feed import ApiClusterFeed
 from tests.support.reports import GB, PERIOD_START_S, class_usage, usage_report
 
 MOST_BYTES = 1200
