@@ -36,6 +36,20 @@ class NodeUsage:
     reported_at_s: int
 
 
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What the controller keeps of a BandwidthUsage, with what it takes to delete that very object.
+
+    ``owned``: it belongs to a Node object.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    owned: bool
+    usage: NodeUsage
+
+
 def name(slice_name: str, node_name: str) -> str:
     """The name of the BandwidthUsage of a slice on a node: ``<slice>.<node>``, legal and unique in its namespace.
 

@@ -69,6 +69,15 @@ class SliceStatus:
     conditions: tuple[Condition, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SliceRecord:
+    """What the controller keeps of a SliceBandwidth: its spec, its status as read, and the resourceVersion of both."""
+
+    spec: SliceSpec
+    status: SliceStatus
+    version: str
+
+
 def parse(obj: object) -> SliceSpec:
     """A SliceBandwidth as read. Never raises: ``errors`` names every wrong field by its full path.
 

@@ -3,58 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from slicebw.api.bandwidth_usage import NodeUsage
-from slicebw.api.slice_bandwidth import SliceStatus
-from slicebw.core.model import Pod, SliceKey, SliceSpec
+from slicebw.api.bandwidth_usage import UsageRecord
+from slicebw.api.slice_bandwidth import SliceRecord, SliceStatus
+from slicebw.core.model import Pod, SliceKey
 from slicebw.core.reports import EventNote
-
-
-class SliceRecord(Protocol):
-    """A SliceBandwidth: its spec, and its status as it stands in the API."""
-
-    @property
-    def spec(self) -> SliceSpec:
-        """What is wanted."""
-        ...
-
-    @property
-    def status(self) -> SliceStatus:
-        """What was last written."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """The resourceVersion of both."""
-        ...
-
-
-class UsageRecord(Protocol):
-    """A BandwidthUsage, and what it takes to delete that very object."""
-
-    @property
-    def namespace(self) -> str:
-        """Where it is."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The object's own name."""
-        ...
-
-    @property
-    def uid(self) -> str:
-        """The object's identity."""
-        ...
-
-    @property
-    def owned(self) -> bool:
-        """Whether it belongs to a Node object."""
-        ...
-
-    @property
-    def usage(self) -> NodeUsage:
-        """What the node reports."""
-        ...
 
 
 class ClusterFeed(Protocol):

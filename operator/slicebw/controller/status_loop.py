@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from slicebw.api.bandwidth_usage import UsageRecord
 from slicebw.api.conditions import TRUE, Condition
-from slicebw.api.slice_bandwidth import SliceStatus
+from slicebw.api.slice_bandwidth import SliceRecord, SliceStatus
 from slicebw.controller.pod_locations import PodLocations, SliceLocations
-from slicebw.controller.ports import ClusterFeed, ClusterWriter, SliceRecord, UsageRecord
+from slicebw.controller.ports import ClusterFeed, ClusterWriter
 from slicebw.controller.rollup import ENFORCED, NO_PODS, is_outdated, is_transition, roll_up
 from slicebw.controller.work_queue import LAST, NORMAL, Priority, WorkQueue
 from slicebw.controller.write_budget import STATUS_INTERVAL_S, TRANSITION_INTERVAL_S, WRITES_PER_S, WriteBudget

@@ -3,17 +3,16 @@
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from sys import intern
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from slicebw.api import bandwidth_usage, slice_bandwidth
-from slicebw.api.bandwidth_usage import NodeUsage
+from slicebw.api.bandwidth_usage import NodeUsage, UsageRecord
 from slicebw.api.fields import FieldError
-from slicebw.api.slice_bandwidth import SliceStatus
-from slicebw.core.model import SliceKey, SliceSpec
+from slicebw.api.slice_bandwidth import SliceRecord
+from slicebw.core.model import SliceKey
 from slicebw.kube.background import ApiThread
 from slicebw.kube.cache import Change
 from slicebw.kube.mirror import Mirror
@@ -24,26 +23,6 @@ PAGE_SIZE: Final = 500
 """Usages are the one list that grows with slices times nodes: it is read in pages, whole it would fill the memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class SliceCopy:
-    """What is kept of a SliceBandwidth: its spec, its status as it stands in the API, and both's resourceVersion."""
-
-    spec: SliceSpec
-    status: SliceStatus
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class UsageCopy:
-    """What is kept of a BandwidthUsage. ``owned``: it belongs to a Node object."""
-
-    namespace: str
-    name: str
-    uid: str
-    owned: bool
-    usage: NodeUsage
-
-
 class ApiClusterFeed:
     """Mirrors SliceBandwidths, BandwidthUsages and Nodes of the whole cluster (the controller's ``ClusterFeed``)."""
 
@@ -52,9 +31,9 @@ class ApiClusterFeed:
         self._api = api
         self._wake = wake
         self._lock = threading.Lock()
-        self._slices: dict[SliceKey, SliceCopy] = {}
+        self._slices: dict[SliceKey, SliceRecord] = {}
         self._by_namespace: dict[str, set[SliceKey]] = defaultdict(set)
-        self._usages: dict[SliceKey, dict[str, UsageCopy]] = defaultdict(dict)
+        self._usages: dict[SliceKey, dict[str, UsageRecord]] = defaultdict(dict)
         self._changed: set[SliceKey] = set()
         self._slice_mirror = Mirror(api, Watched(SLICE_BANDWIDTHS), _slice, self._slice_changed, wake)
         usages = Watched(BANDWIDTH_USAGES, page_size=PAGE_SIZE)
@@ -84,22 +63,22 @@ class ApiClusterFeed:
             changed, self._changed = self._changed, set()
         return frozenset(changed)
 
-    def slice_record(self, key: SliceKey) -> SliceCopy | None:
+    def slice_record(self, key: SliceKey) -> SliceRecord | None:
         """One SliceBandwidth, None where there is none (any more)."""
         with self._lock:
             return self._slices.get(key)
 
-    def slices_in(self, namespace: str) -> Sequence[SliceCopy]:
+    def slices_in(self, namespace: str) -> Sequence[SliceRecord]:
         """All SliceBandwidths of one namespace."""
         with self._lock:
             return [self._slices[key] for key in sorted(self._by_namespace.get(namespace, ()))]
 
-    def usages_of(self, key: SliceKey) -> Sequence[UsageCopy]:
+    def usages_of(self, key: SliceKey) -> Sequence[UsageRecord]:
         """All usages of one slice."""
         with self._lock:
             return tuple(self._usages.get(key, {}).values())
 
-    def usages(self) -> Iterable[UsageCopy]:
+    def usages(self) -> Iterable[UsageRecord]:
         """All usages of all slices."""
         with self._lock:
             return [usage for usages in self._usages.values() for usage in usages.values()]
@@ -125,7 +104,7 @@ class ApiClusterFeed:
         """Take note of a BandwidthUsage, as the watch does."""
         self._usage_mirror.see(obj)
 
-    def _slice_changed(self, change: Change[SliceCopy]) -> None:
+    def _slice_changed(self, change: Change[SliceRecord]) -> None:
         some = change.after or change.before
         if some is None:
             return
@@ -142,7 +121,7 @@ class ApiClusterFeed:
             self._changed.add(key)
         self._wake()
 
-    def _usage_changed(self, change: "Change[UsageCopy | None]") -> None:
+    def _usage_changed(self, change: "Change[UsageRecord | None]") -> None:
         with self._lock:
             if change.before is not None:
                 key = change.before.usage.report.key
@@ -156,7 +135,7 @@ class ApiClusterFeed:
                 self._changed.add(key)
         self._wake()
 
-    def _usage(self, obj: Object) -> UsageCopy | None:
+    def _usage(self, obj: Object) -> UsageRecord | None:
         """What is kept of a BandwidthUsage; None for one that cannot be read, which then counts for nothing."""
         metadata = obj["metadata"]
         try:
@@ -167,12 +146,12 @@ class ApiClusterFeed:
         owners = metadata.get("ownerReferences") or ()
         owned = any(owner.get("kind") == "Node" for owner in owners)
         slim = _slim(usage)
-        return UsageCopy(slim.report.key.namespace, metadata["name"], metadata["uid"], owned, slim)
+        return UsageRecord(slim.report.key.namespace, metadata["name"], metadata["uid"], owned, slim)
 
 
-def _slice(obj: Object) -> SliceCopy:
+def _slice(obj: Object) -> SliceRecord:
     version = obj["metadata"]["resourceVersion"]
-    return SliceCopy(slice_bandwidth.parse(obj), slice_bandwidth.parse_status(obj), version)
+    return SliceRecord(slice_bandwidth.parse(obj), slice_bandwidth.parse_status(obj), version)
 
 
 def _node(obj: Object) -> str:

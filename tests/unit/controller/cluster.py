@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from slicebw.api.bandwidth_usage import NodeUsage
-from slicebw.api.slice_bandwidth import SliceStatus
+from slicebw.api.bandwidth_usage import NodeUsage, UsageRecord
+from slicebw.api.slice_bandwidth import SliceRecord, SliceStatus
 from slicebw.controller.ports import ClusterFeed, ClusterWriter
 from slicebw.controller.status_loop import StatusLoop
 from slicebw.core.model import DEFAULT_LIMITS, Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
@@ -15,29 +15,13 @@ NAMESPACE = "princeton-codeen"
 CODEEN = SliceKey(NAMESPACE, "codeen")
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    spec: SliceSpec
-    status: SliceStatus
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    namespace: str
-    name: str
-    uid: str
-    owned: bool
-    usage: NodeUsage
-
-
 @dataclass
 class World(ClusterFeed, ClusterWriter):
     """A cluster in memory: what is written shows at once."""
 
     wall_s: float = PERIOD_START_S + 3600.0
-    slices: dict[SliceKey, Slice] = field(default_factory=dict)
-    all_usages: dict[tuple[str, str], Usage] = field(default_factory=dict)
+    slices: dict[SliceKey, SliceRecord] = field(default_factory=dict)
+    all_usages: dict[tuple[str, str], UsageRecord] = field(default_factory=dict)
     node_names: set[str] | None = None
     hidden_nodes: set[str] = field(default_factory=set)
     dirty: set[SliceKey] = field(default_factory=set)
@@ -69,7 +53,7 @@ class World(ClusterFeed, ClusterWriter):
 
     def put(self, key: SliceKey, spec: SliceSpec, status: SliceStatus) -> None:
         self.versions += 1
-        self.slices[key] = Slice(spec, status, str(self.versions))
+        self.slices[key] = SliceRecord(spec, status, str(self.versions))
         self.dirty.add(key)
 
     def report(
@@ -77,7 +61,7 @@ class World(ClusterFeed, ClusterWriter):
     ) -> None:
         report = report or usage_report(NAMESPACE, period_end_s=PERIOD_START_S + DAY_S)
         name = f"{report.key.name}.{node}"
-        self.all_usages[node, name] = Usage(
+        self.all_usages[node, name] = UsageRecord(
             NAMESPACE, name, f"uid-{name}", owned, NodeUsage(report, node, reported_at_s)
         )
         self.dirty.add(report.key)
@@ -94,10 +78,10 @@ class World(ClusterFeed, ClusterWriter):
         dirty, self.dirty = self.dirty, set()
         return frozenset(dirty)
 
-    def slice_record(self, key: SliceKey) -> Slice | None:
+    def slice_record(self, key: SliceKey) -> SliceRecord | None:
         return self.slices.get(key)
 
-    def slices_in(self, namespace: str) -> Sequence[Slice]:
+    def slices_in(self, namespace: str) -> Sequence[SliceRecord]:
         return [one for key, one in self.slices.items() if key.namespace == namespace]
 
     def known_slices(self) -> int:
@@ -106,11 +90,11 @@ class World(ClusterFeed, ClusterWriter):
     def known_usages(self) -> int:
         return len(self.all_usages)
 
-    def usages_of(self, key: SliceKey) -> Sequence[Usage]:
+    def usages_of(self, key: SliceKey) -> Sequence[UsageRecord]:
         self.rolled_up.add(key)
         return [usage for usage in self.all_usages.values() if usage.usage.report.key == key]
 
-    def usages(self) -> Iterable[Usage]:
+    def usages(self) -> Iterable[UsageRecord]:
         return self.all_usages.values()
 
     def nodes(self) -> frozenset[str] | None:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
+from slicebw.api.bandwidth_usage import UsageRecord
 from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.controller.write_budget import BURST
 from slicebw.core.model import SliceKey
 from tests.support.reports import GB, class_usage, usage_report
-from tests.unit.controller.cluster import CODEEN, NAMESPACE, Clocked, Usage, World, all_have_used, capped, many_slices
+from tests.unit.controller.cluster import CODEEN, NAMESPACE, Clocked, World, all_have_used, capped, many_slices
 
 
 def test_nothing_is_written_before_everything_was_listed(world: World, clocked: Clocked) -> None:
@@ -133,7 +134,7 @@ def test_a_slice_that_cannot_be_reconciled_is_tried_again_and_no_other_waits_for
     first, *others = sorted(world.slices)
     usages_of = world.usages_of
 
-    def fail(key: SliceKey) -> Sequence[Usage]:
+    def fail(key: SliceKey) -> Sequence[UsageRecord]:
         if key == first:
             raise ValueError("out of the blue")
         return usages_of(key)
