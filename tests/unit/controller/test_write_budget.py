@@ -1,5 +1,8 @@
 """When a status may be written: the budget's rule by itself, and as the loop keeps it."""
 
+import pytest
+
+from slicebw.api.slice_bandwidth import SliceRecord
 from slicebw.controller.write_budget import BURST, STATUS_INTERVAL_S, TRANSITION_INTERVAL_S, WriteBudget
 from slicebw.core.model import SliceKey
 from tests.support.reports import GB, class_usage, usage_report
@@ -165,6 +168,33 @@ def test_of_slices_that_change_at_once_the_transition_is_written_first(world: Wo
     clocked.after(0.0)
     assert len(world.writes) == before + BURST
     assert world.writes[before] == last, "the one that was written last, so it would be the last of the figures"
+
+
+def test_figures_that_wait_for_the_budget_cost_nothing_until_one_of_them_has_its_turn(
+    world: World, clocked: Clocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.node_names = {f"n{number}" for number in range(1000)}
+    names = many_slices(world, 100)
+    for seconds in (0.0, *[1.0] * 30):
+        clocked.after(seconds)
+    all_have_used(world, names, GB)
+    before = len(world.writes)
+    clocked.after(20.0)
+    assert len(world.writes) == before + 25, "25,000 deliveries"
+    assert clocked.after(0.25) <= 0.25, "the next one may be written after 0.4 s"
+    read = list[SliceKey]()
+    slice_record = world.slice_record
+
+    def record(key: SliceKey) -> SliceRecord | None:
+        read.append(key)
+        return slice_record(key)
+
+    monkeypatch.setattr(world, "slice_record", record)
+    clocked.after(0.125)
+    assert read == []
+    clocked.after(0.125)
+    assert len(world.writes) == before + 26
+    assert read == world.writes[-1:]
 
 
 def test_of_two_controllers_one_writes_and_neither_more_often_than_one_would(world: World, clocked: Clocked) -> None:
