@@ -524,7 +524,7 @@ RARE: Final = (
     *("clock_step", "reboot", "restart", "ledger_again", "lose_ledger", "recall", "acknowledge"),
 )
 FATES: Final = ("all", "all", "all", "all", "all", "all", "all", "all", "refused", "none", "first", "raised", "table")
-MOST_STEPS: Final = 40
+MOST_STEPS: Final = 50
 
 _NUMBERS = st.integers(0, 17)
 
@@ -532,8 +532,9 @@ _NUMBERS = st.integers(0, 17)
 @st.composite
 def histories(draw: st.DrawFn) -> History:
     """Histories of some 25 steps. Most are about a few kinds of things only: what is rare otherwise meets itself."""
-    few = draw(st.lists(st.sampled_from(RARE), max_size=4))
-    op = st.builds(Op, st.sampled_from(COMMON + (tuple(few) * 3 or RARE)), _NUMBERS, _NUMBERS, _NUMBERS)
+    few = draw(st.lists(st.sampled_from(RARE), min_size=1, max_size=6))
+    kinds = COMMON + (RARE if draw(st.booleans()) else tuple(few))
+    op = st.builds(Op, st.sampled_from(kinds), _NUMBERS, _NUMBERS, _NUMBERS)
     ops = st.lists(op, max_size=3)
     steps: list[Step] = []
     while len(steps) < MOST_STEPS and draw(st.integers(0, 60)):

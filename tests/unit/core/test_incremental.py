@@ -153,6 +153,17 @@ def test_a_pod_that_a_slice_does_not_get_is_reported_as_long_as_it_is_there() ->
     assert report(node.run(at(22)).usages, SECOND).problems == ()
 
 
+def test_as_long_as_the_list_is_not_whole_an_address_stays_in_the_table_though_nobody_listed_has_it() -> None:
+    node = idle_node()
+    node.table = replace(node.table, slices={**node.table.slices, "10.0.0.9": 2})
+    node.snapshot = replace(node.snapshot, synced=False)
+    node.run(at(10))
+    assert node.table.slices["10.0.0.9"] == 2
+    node.snapshot = replace(node.snapshot, synced=True)
+    node.run(at(11))
+    assert "10.0.0.9" not in node.table.slices
+
+
 def capped_node() -> Node:
     """The first slice is capped, and a pass at the same moment has seen that the cap holds in the kernel."""
     node = idle_node()
