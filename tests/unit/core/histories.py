@@ -422,8 +422,9 @@ class World:
         self.ledger, self.last = copy_ledger(self.ledger), None
 
     def ledger_again(self, _: int, how: int, value: int) -> None:
-        """The ledger comes as other objects, equal ones, in part or whole; or a part of it is lost."""
-        match how % 4:
+        """The ledger comes as other objects, equal ones, in part or whole; or an account in it is lost or other."""
+        key = _pick(self.ledger.slices, value)
+        match how % 5:
             case 0:
                 self.ledger = copy_ledger(self.ledger)
             case 1:
@@ -431,9 +432,12 @@ class World:
             case 2:
                 self.ledger = replace(self.ledger)
             case 3:
-                key = _pick(self.ledger.slices, value)
                 slices = {other: account for other, account in self.ledger.slices.items() if other != key}
                 self.ledger = replace(self.ledger, slices=slices)
+            case 4 if key is not None:
+                account = self.ledger.slices[key]
+                account = replace(account, standard=replace(account.standard, used_bytes=SENDS[value % len(SENDS)]))
+                self.ledger = replace(self.ledger, slices={**self.ledger.slices, key: account})
 
     def lose_ledger(self, _: int, how: int, __: int) -> None:
         """The ledger cannot be read; the agent may have started again for that, or not."""
@@ -521,7 +525,7 @@ RARE: Final = (
     *("node_settings", "node_settings", "snapshot_again", "unsynced", "unsynced"),
     *("send", "backlog", "alter_class", "alter_class", "remove_class", "orphan", "dump_again"),
     *("lose_tree", "tree_back", "other_device", "link_speed", "alter_table", "alter_table", "table_again"),
-    *("clock_step", "reboot", "restart", "ledger_again", "lose_ledger", "recall", "acknowledge"),
+    *("clock_step", "reboot", "restart", "ledger_again", "ledger_again", "lose_ledger", "recall", "acknowledge"),
 )
 FATES: Final = ("all", "all", "all", "all", "all", "all", "all", "all", "refused", "none", "first", "raised", "table")
 MOST_STEPS: Final = 50

@@ -198,6 +198,15 @@ def test_a_capped_slice_that_sends_nothing_stays_reported_as_capped() -> None:
         assert (result.node.capped_slices, report(result.usages, FIRST).standard.capped) == (1, True)
 
 
+def test_usage_taken_up_from_earlier_reports_caps_a_slice_that_sends_nothing() -> None:
+    node = idle_node()
+    account = node.ledger.slices[FIRST]
+    taken_up = replace(account, standard=replace(account.standard, used_bytes=90 * M, total_bytes=90 * M))
+    node.ledger = replace(node.ledger, slices={**node.ledger.slices, FIRST: taken_up})
+    assert report(node.run(at(10)).usages, FIRST).standard.capped
+    assert node.classes[FIRST_STANDARD].ceil_bps < 1 * M
+
+
 def test_a_share_that_is_edited_reaches_the_kernel_though_no_rate_changes() -> None:
     node = idle_node()
     edit(node, SECOND, generation=2, limits=_with_share(node.snapshot.slices[1], 3))
