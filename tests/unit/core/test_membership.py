@@ -4,7 +4,7 @@ from itertools import permutations
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -127,6 +127,7 @@ pods = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.lists(specs, max_size=3), st.lists(pods, max_size=3), st.none() | st.randoms()), max_size=12)
 )
