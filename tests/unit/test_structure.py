@@ -1,0 +1,98 @@
+"""Limits on how code is cut, which no linter states as they are meant: read from the syntax tree of every file."""
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+OPERATOR = Path(__file__).parents[2] / "operator"
+MOST_LINES = 50
+MOST_PARAMETERS = 7
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Rule = Callable[[ast.Module], Iterator[tuple[int, str]]]
+
+
+def functions(tree: ast.Module) -> Iterator[Function]:
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def long_functions(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Lines from ``def`` to the end, docstring included, decorators not."""
+    for function in functions(tree):
+        assert function.end_lineno is not None
+        lines = function.end_lineno - function.lineno + 1
+        if lines > MOST_LINES:
+            yield function.lineno, f"{function.name} has {lines} lines"
+
+
+def wide_functions(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """All parameters but ``self`` and ``cls``.
+
+    Constructors are calls by keyword and click commands are called by click, so neither is counted.
+    """
+    methods = {id(item) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for item in node.body}
+    for function in functions(tree):
+        if function.name == "__init__" or is_click_command(function):
+            continue
+        given = function.args
+        named = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+        if id(function) in methods and named and named[0].arg in {"self", "cls"}:
+            named = named[1:]
+        number = len(named) + (given.vararg is not None) + (given.kwarg is not None)
+        if number > MOST_PARAMETERS:
+            yield function.lineno, f"{function.name} has {number} parameters"
+
+
+def is_click_command(function: Function) -> bool:
+    """Whether a decorator is ``@....command(...)`` or ``@....group(...)``."""
+    calls = [decorator.func for decorator in function.decorator_list if isinstance(decorator, ast.Call)]
+    return any(isinstance(call, ast.Attribute) and call.attr in {"command", "group"} for call in calls)
+
+
+def star_tuples(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """``f(*(a, b))``: arguments behind a star that are written out there, which hides how many there are."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            items = node.args
+        elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+            items = node.elts
+        else:
+            continue
+        for item in items:
+            if isinstance(item, ast.Starred) and isinstance(item.value, ast.Tuple | ast.List):
+                yield item.lineno, "a star before a tuple that is written out"
+
+
+@pytest.mark.parametrize("rule", [long_functions, wide_functions, star_tuples])
+def test_the_operator_keeps_the_rule(rule: Rule) -> None:
+    broken = [
+        f"{path.relative_to(OPERATOR)}:{line}: {words}"
+        for path in sorted(OPERATOR.rglob("*.py"))
+        for line, words in rule(ast.parse(path.read_text()))
+    ]
+    assert not broken, "\n".join(broken)
+
+
+LONG = "def f():\n" + "    pass\n" * MOST_LINES
+METHOD = "class C:\n    def f(self, a, b, c, d, e, f, *, g{more}): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "found"),
+    [
+        (long_functions, LONG, 1),
+        (long_functions, "@decorator\n" + LONG.replace("    pass\n", "", 1), 0),
+        (wide_functions, METHOD.format(more=""), 0),
+        (wide_functions, METHOD.format(more=", **h"), 1),
+        (wide_functions, METHOD.format(more=", h").replace("def f", "def __init__"), 0),
+        (wide_functions, METHOD.format(more=", h").replace("    def", "    @click.command()\n    def"), 0),
+        (wide_functions, "async def f(self, b, c, d, e, f, g, h): ...", 1),
+        (star_tuples, "f(a, *(b, c))", 1),
+        (star_tuples, "[*[a, b], c]", 1),
+        (star_tuples, "f(*a, *g(b))", 0),
+    ],
+)
+def test_each_rule_finds_what_breaks_it(rule: Rule, text: str, found: int) -> None:
+    assert len(list(rule(ast.parse(text)))) == found
