@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slicebw.api import kinds
-from slicebw.core.model import SliceSpec
+from slicebw.core.desired import SliceSpec
 from slicebw.kube import connection
 from slicebw.kube.background import ApiThread
 from slicebw.kube.feed import ApiFeed

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from slicebw.api import kinds
-from slicebw.core.model import TrafficClass
+from slicebw.core.desired import TrafficClass
 from tests.api.books import (
     DEFAULT,
     EXEMPT,

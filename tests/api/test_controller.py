@@ -12,7 +12,7 @@ import pytest
 from slicebw.api import bandwidth_usage, kinds
 from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.controller.status_loop import StatusLoop
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 from slicebw.kube.background import ApiThread
 from slicebw.kube.controller_feed import ApiClusterFeed

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slicebw.api import kinds
-from slicebw.core.model import Mode
+from slicebw.core.desired import Mode
 from tests.api.cluster import Cluster, eventually, node_bandwidth, slice_bandwidth, throughout
 from tests.api.conftest import Watcher
 from tests.api.proxy import FaultProxy

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from slicebw.agent.report_queue import RENEW_S, ReportQueue
 from slicebw.api import bandwidth_usage, kinds
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from slicebw.core.reports import EventNote, Reason, UsageReport
 from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread

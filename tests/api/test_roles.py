@@ -12,7 +12,7 @@ from kubernetes import client, config
 from slicebw.agent.report_queue import ReportQueue
 from slicebw.api import kinds
 from slicebw.controller.status_loop import StatusLoop
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread
 from slicebw.kube.client import ApiRefused

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from slicebw.api import kinds
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from tests.api.cluster import Cluster, eventually, node_bandwidth, slice_bandwidth, throughout
 from tests.api.conftest import Watcher
 from tests.api.proxy import FaultProxy

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
+from slicebw.core.desired import DEFAULT_LIMITS, Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
 from slicebw.core.membership import Membership, resolve
-from slicebw.core.model import DEFAULT_LIMITS, Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
 from tests.bench.frame import Row, at_least_times, count, in_turn, less
 
 SIZES = ((100, 250), (4_000, 10_000))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from slicebw.agent.ports import Classifier
 from slicebw.core.changes import Classification, RemoveTable, ReplaceTable, UpdateTable
+from slicebw.core.desired import collapse
 from slicebw.core.errors import KernelError
 from slicebw.core.plan import plan_table
-from slicebw.core.settings import collapse
 from slicebw.kernel.fake import FakeClassifier
 from slicebw.kernel.nft import NftClassifier
 from slicebw.kernel.table_cache import TABLE_CHECK_NS

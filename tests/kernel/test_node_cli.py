@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from tests.support.folder_lab import FolderLab, M, folder_lab, node_object
 from tests.support.processes import ROOT, SLICEBW, Slicebw
 from tests.support.tc import classes

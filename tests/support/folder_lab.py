@@ -8,8 +8,8 @@ from typing import Any, Final
 import yaml
 
 from slicebw.agent.checkpoint import FileStore
+from slicebw.core.desired import SliceKey
 from slicebw.core.ledger import Ledger, SliceAccount
-from slicebw.core.model import SliceKey
 from slicebw.kernel.htb import HtbShaper
 from tests.support.counters import Counters, read_counters
 from tests.support.processes import Slicebw, agent

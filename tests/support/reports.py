@@ -1,6 +1,6 @@
 """Tiny builders for what nodes report, so that a test names only what it is about."""
 
-from slicebw.core.model import Mode, SliceKey
+from slicebw.core.desired import Mode, SliceKey
 from slicebw.core.reports import ClassUsage, EventNote, NodeReport, PodProblem, Reason, UsageReport
 
 PERIOD_START_S = 1_795_000_000

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from slicebw.core.changes import CreateClass, CreateRoot, TreeChange
-from slicebw.core.model import TrafficClass
+from slicebw.core.desired import TrafficClass
 from slicebw.core.tree import (
     DEFAULT_ID,
     MIN_KERNEL_RATE_BPS,

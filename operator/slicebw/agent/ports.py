@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from slicebw.core.changes import Classification, FailedChange, TableChange, TreeChange
 from slicebw.core.clock import TokenBucket
+from slicebw.core.desired import SliceKey, Snapshot
 from slicebw.core.ledger import Ledger
-from slicebw.core.model import SliceKey, Snapshot
 from slicebw.core.reports import EventNote, NodeReport, ReportWrite, UsageReport
 from slicebw.core.tree import ObservedTree
 

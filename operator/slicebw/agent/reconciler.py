@@ -16,9 +16,9 @@ from slicebw.agent.stats import Stats
 from slicebw.agent.transition_log import transitions
 from slicebw.core.changes import Classification, DeleteClass, RemoveRoot, TableChange, TreeChange
 from slicebw.core.clock import NS
+from slicebw.core.desired import NodeSpec, Snapshot
 from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.ledger import Instant, Ledger
-from slicebw.core.model import NodeSpec, Snapshot
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.notes import node_note
 from slicebw.core.plan import repairs, unmet

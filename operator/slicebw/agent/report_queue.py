@@ -20,8 +20,8 @@ from typing import Final, Generic, TypeVar
 from msgspec import structs
 
 from slicebw.agent.ports import ReportSink
+from slicebw.core.desired import SliceKey, TrafficClass
 from slicebw.core.errors import TryLater
-from slicebw.core.model import SliceKey, TrafficClass
 from slicebw.core.reports import (
     EventNote,
     NodeReport,

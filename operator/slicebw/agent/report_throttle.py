@@ -7,7 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from slicebw.core.clock import NS
-from slicebw.core.model import SliceKey, TrafficClass
+from slicebw.core.desired import SliceKey, TrafficClass
 from slicebw.core.reports import NodeReport, UsageReport
 
 SILENCE_NS: Final = 600 * NS

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from slicebw.core.desired import ClassLimits, TrafficClass
 from slicebw.core.ledger import Ledger, SliceAccount
-from slicebw.core.model import ClassLimits, TrafficClass
 
 
 def transitions(before: Ledger, after: Ledger) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from slicebw.api import kinds
 from slicebw.api.fields import FieldError, Fields, Metadata
 from slicebw.api.quantity import QuantityError, parse_time, shown
-from slicebw.core.model import SliceKey, TrafficClass
+from slicebw.core.desired import SliceKey, TrafficClass
 from slicebw.core.reports import ClassUsage, PodProblem, UsageReport
 from slicebw.core.text import bytes_text, rate_text, time_text
 from slicebw.core.tree import class_id_of, classid, leaf

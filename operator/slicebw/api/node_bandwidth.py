@@ -1,7 +1,7 @@
 """NodeBandwidth: how an agent treats its node. Parses the spec; builds and reads back the status.
 
 The object named ``default`` applies to every node, one named after a node overrides it field by field
-(:meth:`slicebw.core.model.NodeSpec.over`). The status is always on the node's own object.
+(:meth:`slicebw.core.desired.NodeSpec.over`). The status is always on the node's own object.
 """
 
 import re
@@ -15,7 +15,7 @@ from slicebw.api import conditions, kinds
 from slicebw.api.conditions import Condition
 from slicebw.api.fields import Fields, Metadata, limited
 from slicebw.api.quantity import QuantityError, parse_node_rate, parse_percent, shown
-from slicebw.core.model import Mode, NodeSpec
+from slicebw.core.desired import Mode, NodeSpec
 from slicebw.core.reports import NodeReport
 from slicebw.core.text import bytes_text, rate_text, time_text
 
@@ -34,7 +34,7 @@ _ATTRIBUTES: Final = {
     "exemptDestinations": "exempt_destinations",
     "minRateShare": "min_rate_share_percent",
 }
-"""The spec's fields, and what they are called in :class:`slicebw.core.model.NodeSpec`."""
+"""The spec's fields, and what they are called in :class:`slicebw.core.desired.NodeSpec`."""
 _OBJECT_FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _DEVICE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}")
 _DESTINATION: Final = re.compile(r"[0-9A-Fa-f:.]{2,39}(?:/[0-9]{1,3})?")

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from slicebw.api.fields import Metadata
-from slicebw.core.model import Pod
+from slicebw.core.desired import Pod
 
 _FINISHED_PHASES: Final = ("Succeeded", "Failed")
 _BROADCAST: Final = IPv4Address("255.255.255.255")

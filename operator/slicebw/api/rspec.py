@@ -16,7 +16,7 @@ from slicebw.api import kinds
 from slicebw.api.fields import FieldError
 from slicebw.api.quantity import MAX_BYTES, MAX_RATE_BPS, MIN_RATE_BPS, duration_text, shown
 from slicebw.api.slice_bandwidth import MAX_SHARE
-from slicebw.core.model import (
+from slicebw.core.desired import (
     DEFAULT_LIMITS,
     DEFAULT_PERIOD_S,
     DEFAULT_THRESHOLD_PERCENT,

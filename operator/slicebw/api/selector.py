@@ -1,11 +1,11 @@
-"""Label selectors (meta/v1 LabelSelector) to :class:`slicebw.core.model.Selector`, checked as the API server would."""
+"""Label selectors (meta/v1 LabelSelector) as :class:`slicebw.core.desired.Selector`, checked as the API server does."""
 
 import re
 from typing import Final
 
 from slicebw.api.fields import Fields
 from slicebw.api.quantity import QuantityError, shown
-from slicebw.core.model import Requirement, Selector, SelectorOperator
+from slicebw.core.desired import Requirement, Selector, SelectorOperator
 
 _NAME: Final = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _PREFIX: Final = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*"

@@ -20,7 +20,7 @@ from slicebw.api.quantity import (
     parse_rate,
     shown,
 )
-from slicebw.core.model import (
+from slicebw.core.desired import (
     DEFAULT_LIMITS,
     DEFAULT_THRESHOLD_PERCENT,
     ClassLimits,

@@ -14,8 +14,8 @@ from slicebw.api.fields import FieldError
 from slicebw.api.quantity import duration_text
 from slicebw.api.slice_bandwidth import MAX_PERIOD_S, MIN_PERIOD_S
 from slicebw.cli import options
+from slicebw.core.desired import DEFAULT_PERIOD_S
 from slicebw.core.errors import UsageError
-from slicebw.core.model import DEFAULT_PERIOD_S
 
 _STDIN: Final = "-"
 _PLAIN: Final = re.compile(r"[A-Za-z/][-A-Za-z0-9/.]*|[0-9]+(?:[kMGTP]|[KMGTP]i)")

@@ -23,8 +23,8 @@ from slicebw.controller.ports import ClusterFeed, ClusterWriter
 from slicebw.controller.rollup import PodsByNode
 from slicebw.controller.work_queue import WorkQueue
 from slicebw.core.clock import TokenBucket
+from slicebw.core.desired import Pod, SliceKey, SliceSpec
 from slicebw.core.membership import resolve, with_last_good_selectors
-from slicebw.core.model import Pod, SliceKey, SliceSpec
 
 RECHECK_S: Final = 300.0
 """How often the pods of a namespace are listed while all its slices are enforced."""

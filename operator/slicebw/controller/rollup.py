@@ -11,7 +11,7 @@ from typing import Final
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.conditions import FALSE, TRUE, UNKNOWN, Condition, carry_over
 from slicebw.api.slice_bandwidth import ClassStatus, SliceStatus
-from slicebw.core.model import SliceSpec, TrafficClass
+from slicebw.core.desired import SliceSpec, TrafficClass
 from slicebw.core.reports import PodProblem, UsageReport
 
 ACCEPTED: Final = "Accepted"

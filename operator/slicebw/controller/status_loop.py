@@ -24,7 +24,7 @@ from slicebw.controller.ports import ClusterFeed, ClusterWriter
 from slicebw.controller.rollup import ENFORCED, NO_PODS, is_outdated, is_transition, roll_up
 from slicebw.controller.work_queue import LAST, NORMAL, Priority, WorkQueue
 from slicebw.controller.write_budget import STATUS_INTERVAL_S, TRANSITION_INTERVAL_S, WRITES_PER_S, WriteBudget
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from slicebw.core.notes import invalid_note
 
 log = logging.getLogger(__name__)

@@ -3,11 +3,19 @@
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from slicebw.core.desired import (
+    DEFAULT_LIMITS,
+    ClassLimits,
+    Mode,
+    NodeSettings,
+    SliceKey,
+    SliceSpec,
+    Snapshot,
+    TrafficClass,
+)
 from slicebw.core.ledger import ClassAccount, Ledger, SliceAccount
 from slicebw.core.membership import Membership
-from slicebw.core.model import DEFAULT_LIMITS, ClassLimits, Mode, SliceKey, SliceSpec, Snapshot, TrafficClass
 from slicebw.core.reports import ClassUsage, NodeReport, PodProblem, UsageReport
-from slicebw.core.settings import NodeSettings
 from slicebw.core.tree import DEFAULT_ID, MAX_SLICES, ROOT_ID, ObservedTree, RootQdisc, class_id_of
 
 NO_ID_LEFT: Final = f"the node has {MAX_SLICES} slices already, the most it can hold"

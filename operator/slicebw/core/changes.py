@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 
 from msgspec import Struct, field
 
-from slicebw.core.model import TrafficClass
+from slicebw.core.desired import TrafficClass
 from slicebw.core.tree import DEFAULT_ID, HANDLE_MAJOR, ClassSpec, classid, leaf
 
 _MOST_SHOWN: Final = 100

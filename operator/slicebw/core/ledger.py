@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from slicebw.core.model import Mode, SliceKey, SliceLimits, TrafficClass
+from slicebw.core.desired import Mode, SliceKey, SliceLimits, TrafficClass
 from slicebw.core.reports import EventNote
 
 

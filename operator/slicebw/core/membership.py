@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from slicebw.core.model import Pod, Selector, SelectorOperator, SliceKey, SliceSpec
+from slicebw.core.desired import Pod, Selector, SelectorOperator, SliceKey, SliceSpec
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 
 _T = TypeVar("_T")

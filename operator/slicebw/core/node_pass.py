@@ -23,14 +23,13 @@ from msgspec.structs import replace
 from slicebw.core.account_reports import node_report, not_enforced_reason, reports_without_class
 from slicebw.core.accounting import fold_counter, reset_baselines, shift_periods
 from slicebw.core.changes import Classification, TableChange, TreeChange
+from slicebw.core.desired import Mode, NodeSettings, NodeSpec, Pod, SliceKey, SliceSpec, Snapshot, TrafficClass, settle
 from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
 from slicebw.core.membership import Membership, resolve
-from slicebw.core.model import Mode, NodeSpec, Pod, SliceKey, SliceSpec, Snapshot, TrafficClass
 from slicebw.core.notes import mode_note, node_note
 from slicebw.core.plan import frame, leaf_minors, overcommitment, plan_class, plan_table, plan_tree
 from slicebw.core.policy import SHORTEST_NS, next_pass_ns
 from slicebw.core.reports import EventNote, NodeReport, Reason, UsageReport
-from slicebw.core.settings import NodeSettings, settle
 from slicebw.core.slice_ids import allocate
 from slicebw.core.slice_pass import (
     FAR_NS,

@@ -3,11 +3,10 @@
 A note's id is the same however often it is made or sent: the reporters derive the Event's name from it.
 """
 
+from slicebw.core.desired import Mode, NodeSettings, SliceSpec, TrafficClass
 from slicebw.core.ledger import SliceAccount
-from slicebw.core.model import Mode, SliceSpec, TrafficClass
 from slicebw.core.policy import RateDecision, allowed_rates
 from slicebw.core.reports import EventNote, Reason
-from slicebw.core.settings import NodeSettings
 from slicebw.core.text import bytes_text, rate_text, time_text
 
 

@@ -18,9 +18,8 @@ from slicebw.core.changes import (
     TreeChange,
     UpdateTable,
 )
-from slicebw.core.model import TrafficClass
+from slicebw.core.desired import NodeSettings, TrafficClass
 from slicebw.core.policy import Rates, ceiling_bps
-from slicebw.core.settings import NodeSettings
 from slicebw.core.tree import (
     DEFAULT_ID,
     MIN_KERNEL_RATE_BPS,

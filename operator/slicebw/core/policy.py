@@ -10,8 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from slicebw.core.clock import NS
-from slicebw.core.model import ClassLimits, Mode, TrafficClass, percent_of
-from slicebw.core.settings import NodeSettings
+from slicebw.core.desired import ClassLimits, Mode, NodeSettings, TrafficClass, percent_of
 from slicebw.core.tree import kernel_rate
 
 SHORTEST_NS: Final = NS // 5

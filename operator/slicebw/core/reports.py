@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from slicebw.core.model import Mode, SliceKey, TrafficClass
+from slicebw.core.desired import Mode, SliceKey, TrafficClass
 
 
 class ClassUsage(Struct, frozen=True, gc=False):

@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from slicebw.core.model import TrafficClass
+from slicebw.core.desired import TrafficClass
 
 HANDLE_MAJOR: Final = 0x1
 TOP: Final = 0x1

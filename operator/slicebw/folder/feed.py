@@ -10,8 +10,8 @@ from typing import Final
 from watchfiles import Change, watch
 
 from slicebw.api import kinds
+from slicebw.core.desired import NodeSpec, Pod, SliceSpec, Snapshot
 from slicebw.core.errors import UsageError
-from slicebw.core.model import NodeSpec, Pod, SliceSpec, Snapshot
 from slicebw.folder.disk import STATUS
 from slicebw.folder.manifests import Identity, Manifest
 from slicebw.folder.source import Source, counted, shown_path

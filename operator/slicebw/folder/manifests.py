@@ -20,8 +20,8 @@ from msgspec.structs import replace
 
 from slicebw.api import kinds, node_bandwidth, pod, slice_bandwidth
 from slicebw.api.quantity import shown
+from slicebw.core.desired import NodeSpec, Pod, SliceSpec
 from slicebw.core.errors import SlicebwError
-from slicebw.core.model import NodeSpec, Pod, SliceSpec
 from slicebw.folder.documents import DocumentError, documents
 
 POD: Final = "Pod"

@@ -26,8 +26,8 @@ from slicebw.api import bandwidth_usage, event, kinds, node_bandwidth
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.conditions import Condition
 from slicebw.api.fields import FieldError
+from slicebw.core.desired import SliceKey
 from slicebw.core.errors import TryLater
-from slicebw.core.model import SliceKey
 from slicebw.core.reports import (
     EventNote,
     NodeWrite,

@@ -10,7 +10,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Final
 
-from slicebw.core.model import Pod
+from slicebw.core.desired import Pod
 from slicebw.folder.disk import STATUS, reason, write_atomically
 from slicebw.folder.manifests import Content, Identity, Manifest, Problem, read
 

@@ -18,7 +18,7 @@ from slicebw.core.changes import (
     SetLeaf,
     TreeChange,
 )
-from slicebw.core.model import TrafficClass
+from slicebw.core.desired import TrafficClass
 from slicebw.core.tree import DEFAULT_ID, HANDLE_MAJOR, MIN_KERNEL_RATE_BPS, SCRATCH, ClassSpec, leaf
 from slicebw.kernel.netlink import ATTRIBUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Message, attribute
 

@@ -28,8 +28,8 @@ from slicebw.core.changes import (
     TreeChange,
     UpdateTable,
 )
+from slicebw.core.desired import collapse
 from slicebw.core.errors import KernelError, UplinkError
-from slicebw.core.settings import collapse
 from slicebw.core.tree import PARENTS, TOP, ClassSpec, ObservedClass, ObservedTree, RootQdisc, classid
 from slicebw.kernel.table_cache import TableCache, boot_ns
 

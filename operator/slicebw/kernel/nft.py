@@ -33,9 +33,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from slicebw.core.changes import Classification, RemoveTable, ReplaceTable, TableChange, UpdateTable
+from slicebw.core.desired import TrafficClass, collapse
 from slicebw.core.errors import KernelError
-from slicebw.core.model import TrafficClass
-from slicebw.core.settings import collapse
 from slicebw.core.tree import DEFAULT_ID, FIRST_ID, HANDLE_MAJOR, LAST_ID, ROOT_ID, classid, leaf
 from slicebw.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket, RefusedError, attribute, attributes
 from slicebw.kernel.table_cache import TableCache, boot_ns

@@ -12,7 +12,7 @@ from slicebw.api import bandwidth_usage, slice_bandwidth
 from slicebw.api.bandwidth_usage import NodeUsage, UsageRecord
 from slicebw.api.fields import FieldError
 from slicebw.api.slice_bandwidth import SliceRecord
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from slicebw.kube.background import ApiThread
 from slicebw.kube.cache import Change
 from slicebw.kube.mirror import Mirror

@@ -7,7 +7,7 @@ from typing import Any
 
 from slicebw.api import node_bandwidth, pod, slice_bandwidth
 from slicebw.api.kinds import DEFAULT_NODE_BANDWIDTH
-from slicebw.core.model import NodeSpec, Pod, SliceSpec, Snapshot
+from slicebw.core.desired import NodeSpec, Pod, SliceSpec, Snapshot
 from slicebw.kube.background import ApiThread
 from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import NODE_BANDWIDTHS, PODS, SLICE_BANDWIDTHS

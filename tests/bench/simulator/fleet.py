@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from slicebw.api import kinds
-from slicebw.core.model import DEFAULT_LIMITS, ClassLimits, Mode, SliceKey
+from slicebw.core.desired import DEFAULT_LIMITS, ClassLimits, Mode, SliceKey
 from slicebw.core.reports import ClassUsage, EventNote, NodeReport, Reason, UsageReport
 from slicebw.core.text import rate_text
 

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.agent.desired_state import DesiredStateMachine, PreviousReports, Restore, Source
+from slicebw.core.desired import Mode, NodeSpec, SliceKey, Snapshot
 from slicebw.core.ledger import Ledger
-from slicebw.core.model import Mode, NodeSpec, SliceKey, Snapshot
 from slicebw.core.reports import UsageReport
 from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import M, at, pod, spec

@@ -14,7 +14,7 @@ from slicebw.agent.stats import BOUNDS_MS, KINDS, Histogram
 from slicebw.cli.exposition import page
 from slicebw.cli.probes import ProbeServer
 from slicebw.core.changes import ChangeClass
-from slicebw.core.model import Mode
+from slicebw.core.desired import Mode
 from slicebw.core.tree import RootQdisc
 from slicebw.kernel.fake import Fault
 from tests.unit.agent.test_reconciler import World

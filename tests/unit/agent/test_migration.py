@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
-from slicebw.core.model import Mode
+from slicebw.core.desired import Mode
 from tests.unit.agent.test_checkpoint import lived_in
 
 DATA = Path(__file__).with_name("data")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from slicebw.core.model import Mode, Snapshot
+from slicebw.core.desired import Mode, Snapshot
 from slicebw.core.reports import Reason
 from slicebw.core.tree import RootQdisc
 from tests.unit.agent.test_reconciler import World

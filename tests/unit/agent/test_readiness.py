@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.core.changes import CreateRoot
+from slicebw.core.desired import Snapshot
 from slicebw.core.errors import KernelError
-from slicebw.core.model import Snapshot
 from slicebw.kernel.fake import Fault
 from tests.unit.agent.test_reconciler import Feed, World
 

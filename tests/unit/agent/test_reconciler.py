@@ -13,9 +13,9 @@ from slicebw.agent.reconciler import RETRY_NS, Reconciler
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.changes import ChangeClass, CreateClass, CreateRoot, DeleteClass
 from slicebw.core.clock import NS
+from slicebw.core.desired import Mode, NodeSpec, SliceKey, Snapshot
 from slicebw.core.errors import KernelError
 from slicebw.core.ledger import Instant, Ledger
-from slicebw.core.model import Mode, NodeSpec, SliceKey, Snapshot
 from slicebw.core.reports import EventNote, NodeReport, Reason, UsageReport
 from slicebw.core.tree import RootQdisc
 from slicebw.kernel.fake import FakeClassifier, FakeShaper, Fault

@@ -10,8 +10,8 @@ import pytest
 
 from slicebw.agent.report_queue import ReportQueue
 from slicebw.core.clock import TokenBucket
+from slicebw.core.desired import SliceKey
 from slicebw.core.errors import TryLater
-from slicebw.core.model import SliceKey
 from slicebw.core.reports import NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite, object_of
 from tests.support.reports import GB, capped_note, class_usage, node_report, usage_report
 

@@ -2,7 +2,7 @@ from msgspec.structs import replace
 
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.clock import NS
-from slicebw.core.model import Mode, SliceKey
+from slicebw.core.desired import Mode, SliceKey
 from slicebw.core.reports import ClassUsage, NodeReport, PodProblem, UsageReport
 
 KEY = SliceKey("ns", "slice")

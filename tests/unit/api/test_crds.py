@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from slicebw.api import kinds, node_bandwidth, slice_bandwidth
 from slicebw.api.quantity import MAX_BYTES, MAX_RATE_BPS, MIN_BYTES, MIN_RATE_BPS
-from slicebw.core.model import DEFAULT_LIMITS, DEFAULT_THRESHOLD_PERCENT, Mode, Selector, SelectorOperator
+from slicebw.core.desired import DEFAULT_LIMITS, DEFAULT_THRESHOLD_PERCENT, Mode, Selector, SelectorOperator
 from tests.unit.api import crd
 from tests.unit.api.crd import Server
 

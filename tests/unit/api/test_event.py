@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.api import event
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from slicebw.core.reports import EventNote, Reason
 
 T0 = 1_795_341_600

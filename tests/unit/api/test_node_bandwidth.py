@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from slicebw.api import node_bandwidth
 from slicebw.api.conditions import FALSE, TRUE
-from slicebw.core.model import Mode, NodeSpec
+from slicebw.core.desired import Mode, NodeSpec
 from slicebw.core.reports import NodeReport
 from slicebw.core.text import bytes_text
 from tests.unit.api import crd

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicebw.api import pod
-from slicebw.core.model import Pod
+from slicebw.core.desired import Pod
 
 
 def test_everything_needed_is_read() -> None:

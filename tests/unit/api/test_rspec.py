@@ -11,7 +11,7 @@ from slicebw.api import rspec, slice_bandwidth
 from slicebw.api.fields import FieldError
 from slicebw.api.quantity import MAX_BYTES, MAX_RATE_BPS, parse_bytes, parse_rate
 from slicebw.api.rspec import Imported, convert
-from slicebw.core.model import DEFAULT_LIMITS, SliceKey, SliceLimits, percent_of
+from slicebw.core.desired import DEFAULT_LIMITS, SliceKey, SliceLimits, percent_of
 from tests.unit.api import crd
 from tests.unit.api.crd import Server
 

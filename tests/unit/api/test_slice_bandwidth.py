@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicebw.api import slice_bandwidth
-from slicebw.core.model import (
+from slicebw.core.desired import (
     DEFAULT_LIMITS,
     ClassLimits,
     Requirement,

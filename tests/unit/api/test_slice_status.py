@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from slicebw.api import conditions, kinds, slice_bandwidth
 from slicebw.api.conditions import FALSE, TRUE, UNKNOWN, Condition
 from slicebw.api.slice_bandwidth import ClassStatus, SliceStatus
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from slicebw.core.text import bytes_text
 from tests.unit.api import crd
 

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.controller.pod_locations import BURST_PODS, PODS_PER_S, RECHECK_S, RECHECK_SOON_S
 from slicebw.controller.write_budget import BURST
-from slicebw.core.model import Selector, SliceKey
+from slicebw.core.desired import Selector, SliceKey
 from tests.support.reports import GB, usage_report
 from tests.unit.controller.cluster import CODEEN, NAMESPACE, Clocked, World, capped, enforced, figures
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from slicebw.api.bandwidth_usage import UsageRecord
 from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.controller.write_budget import BURST
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from tests.support.reports import GB, class_usage, usage_report
 from tests.unit.controller.cluster import CODEEN, NAMESPACE, Clocked, World, all_have_used, capped, many_slices
 

@@ -4,7 +4,7 @@ import pytest
 
 from slicebw.api.slice_bandwidth import SliceRecord
 from slicebw.controller.write_budget import BURST, STATUS_INTERVAL_S, TRANSITION_INTERVAL_S, WriteBudget
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from tests.support.reports import GB, class_usage, usage_report
 from tests.unit.controller.cluster import (
     CODEEN,

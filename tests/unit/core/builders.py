@@ -18,8 +18,7 @@ from slicebw.core.changes import (
     UpdateTable,
 )
 from slicebw.core.clock import NS
-from slicebw.core.ledger import Instant, Ledger
-from slicebw.core.model import (
+from slicebw.core.desired import (
     ClassLimits,
     NodeSpec,
     Pod,
@@ -29,6 +28,7 @@ from slicebw.core.model import (
     SliceSpec,
     Snapshot,
 )
+from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.tree import ClassSpec, ObservedClass, ObservedTree, RootQdisc
 

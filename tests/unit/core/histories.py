@@ -21,9 +21,7 @@ from slicebw.core import slice_ids as slice_ids_module
 from slicebw.core.accounting import restore_from_reports
 from slicebw.core.changes import Classification, RemoveRoot, TreeChange
 from slicebw.core.clock import NS
-from slicebw.core.errors import KernelError
-from slicebw.core.ledger import Instant, Ledger
-from slicebw.core.model import (
+from slicebw.core.desired import (
     Mode,
     NodeSpec,
     Pod,
@@ -35,6 +33,8 @@ from slicebw.core.model import (
     SliceSpec,
     Snapshot,
 )
+from slicebw.core.errors import KernelError
+from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.reports import UsageReport
 from slicebw.core.tree import ObservedClass, ObservedTree, RootQdisc

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.core.changes import DeleteClass
-from slicebw.core.model import SliceKey, SliceSpec
+from slicebw.core.desired import SliceKey, SliceSpec
 from slicebw.core.reports import UsageReport
 from slicebw.core.tree import RootQdisc
 from tests.unit.core.builders import M, Node, at, pod, spec

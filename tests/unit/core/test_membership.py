@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from slicebw.core.desired import Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
 from slicebw.core.membership import Membership, age, resolve, with_last_good_selectors
-from slicebw.core.model import Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
 from slicebw.core.reports import OLDER_HAS_IT, PodProblem
 from tests.unit.core.builders import pod, spec
 

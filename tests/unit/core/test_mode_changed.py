@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import pytest
 from msgspec.structs import replace
 
+from slicebw.core.desired import Mode, NodeSpec
 from slicebw.core.ledger import Ledger
-from slicebw.core.model import Mode, NodeSpec
 from slicebw.core.reports import EventNote, Reason
 from tests.unit.core.builders import M, Node, at, pod, spec
 

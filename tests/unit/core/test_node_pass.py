@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from slicebw.core.changes import DeleteClass, ForgiveDebt
 from slicebw.core.clock import NS
+from slicebw.core.desired import Mode, NodeSpec, SliceKey, TrafficClass
 from slicebw.core.ledger import Instant, Ledger
-from slicebw.core.model import Mode, NodeSpec, SliceKey, TrafficClass
 from slicebw.core.node_pass import OUTBOX_LIMIT
 from slicebw.core.plan import matches
 from slicebw.core.policy import Rates, cap_bps

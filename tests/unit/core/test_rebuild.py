@@ -1,8 +1,8 @@
 from msgspec.structs import replace
 
 from slicebw.core.accounting import restore_from_reports
+from slicebw.core.desired import SliceKey
 from slicebw.core.ledger import Ledger
-from slicebw.core.model import SliceKey
 from slicebw.core.reports import Reason, UsageReport
 from tests.unit.core.builders import M, Node, at, pod, spec
 

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from slicebw.core.model import SliceKey
+from slicebw.core.desired import SliceKey
 from slicebw.core.tree import MAX_SLICES
 from tests.unit.core.builders import Node, at, pod, spec
 

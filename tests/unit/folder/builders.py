@@ -5,7 +5,7 @@ from textwrap import dedent
 
 import pytest
 
-from slicebw.core.model import SliceSpec
+from slicebw.core.desired import SliceSpec
 
 
 def slice_yaml(name: str, max_rate: str = "10M") -> str:

@@ -11,8 +11,8 @@ from textwrap import dedent
 import pytest
 import yaml
 
+from slicebw.core.desired import Snapshot
 from slicebw.core.errors import UsageError
-from slicebw.core.model import Snapshot
 from slicebw.folder import source
 from slicebw.folder.feed import FolderFeed
 from tests.unit.folder.builders import logged, rate_mbit, slice_yaml

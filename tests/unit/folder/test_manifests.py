@@ -2,7 +2,7 @@ from textwrap import dedent
 
 import pytest
 
-from slicebw.core.model import NodeSpec, Pod, SliceSpec
+from slicebw.core.desired import NodeSpec, Pod, SliceSpec
 from slicebw.folder.manifests import Content, Identity, read
 
 SLICE = """

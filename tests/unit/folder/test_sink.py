@@ -12,7 +12,7 @@ import yaml
 
 from slicebw.agent.report_queue import ReportQueue
 from slicebw.api import bandwidth_usage
-from slicebw.core.model import Mode, SliceKey
+from slicebw.core.desired import Mode, SliceKey
 from slicebw.core.reports import ClassUsage, EventNote, NodeReport, Reason, UsageReport
 from slicebw.folder import disk
 from slicebw.folder import sink as sink_module

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slicebw.core.model import SliceSpec
+from slicebw.core.desired import SliceSpec
 from slicebw.folder import source
 from slicebw.folder.source import SETTLE_LOOKS, Source
 from tests.unit.folder.builders import logged, rate_mbit, slice_yaml

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
+from slicebw.core.desired import SliceKey
 from slicebw.core.errors import TryLater
-from slicebw.core.model import SliceKey
 from slicebw.core.reports import NodeWrite, ReportWrite, UsageRemoval, UsageWrite
 from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread

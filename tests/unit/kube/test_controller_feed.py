@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from slicebw.api import bandwidth_usage
+from slicebw.core.desired import SliceKey
 from slicebw.core.errors import SlicebwError
-from slicebw.core.model import SliceKey
 from slicebw.kube.background import ApiThread
 from slicebw.kube.connection import Connection
 from slicebw.kube.controller_feed import ApiClusterFeed
