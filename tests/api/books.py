@@ -12,9 +12,9 @@ from typing import Final
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.core.clock import NS
+from slicebw.core.dataplane import DEFAULT_ID, ROOT_ID, leaf
 from slicebw.core.desired import TrafficClass
 from slicebw.core.ledger import Ledger
-from slicebw.core.tree import DEFAULT_ID, ROOT_ID, leaf
 from tests.support.processes import Slicebw
 from tests.support.topology import Host, Sink
 

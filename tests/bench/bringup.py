@@ -9,9 +9,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from slicebw.core.changes import CreateClass, RemoveRoot, UpdateTable
+from slicebw.core.dataplane import ClassSpec, CreateClass, RemoveRoot, UpdateTable
 from slicebw.core.desired import Mode
-from slicebw.core.tree import ClassSpec
 from slicebw.kernel.codec import LeafKind, encode
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.netlink import NetlinkSocket

@@ -14,9 +14,9 @@ from slicebw.agent.ports import Ports
 from slicebw.agent.reconciler import Reconciler
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.clock import NS
+from slicebw.core.dataplane import HANDLE_MAJOR, leaf
 from slicebw.core.desired import DEFAULT_LIMITS, NodeSpec, Pod, Selector, SliceKey, SliceSpec, Snapshot, TrafficClass
 from slicebw.core.reports import EventNote, NodeReport, UsageReport
-from slicebw.core.tree import HANDLE_MAJOR, leaf
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.support.topology import SINK, UPLINK, Topology

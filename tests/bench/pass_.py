@@ -11,9 +11,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from slicebw.core.changes import ChangeClass, TreeChange
+from slicebw.core.dataplane import ChangeClass, ClassSpec, TreeChange, classid, leaf
 from slicebw.core.desired import TrafficClass
-from slicebw.core.tree import ClassSpec, classid, leaf
 from tests.bench.bwmon import Bwmon
 from tests.bench.frame import (
     Row,

@@ -8,8 +8,16 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from slicebw.core.changes import ChangeClass, Classification, ReplaceTable, TreeChange
-from slicebw.core.tree import DEFAULT_ID, PARENTS, ClassSpec, leaf
+from slicebw.core.dataplane import (
+    DEFAULT_ID,
+    PARENTS,
+    ChangeClass,
+    Classification,
+    ClassSpec,
+    ReplaceTable,
+    TreeChange,
+    leaf,
+)
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.bench.nodes import address_of

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.api import kinds
+from slicebw.core.dataplane import leaf
 from slicebw.core.desired import SliceKey, TrafficClass
 from slicebw.core.ledger import SliceAccount
-from slicebw.core.tree import leaf
 from tests.api.cluster import eventually, slice_bandwidth
 from tests.cluster.lab import START_S, ClusterLab, Node, workload_daemon_set
 from tests.support.tc import ShownClass

@@ -4,8 +4,7 @@ import re
 
 from msgspec.structs import replace
 
-from slicebw.core.changes import ChangeClass, DeleteClass, ForgiveDebt, SetLeaf, TreeChange
-from slicebw.core.tree import DEFAULT_ID, leaf
+from slicebw.core.dataplane import DEFAULT_ID, ChangeClass, DeleteClass, ForgiveDebt, SetLeaf, TreeChange, leaf
 from slicebw.kernel.htb import HtbShaper
 from tests.support.round_trips import ping_ms
 from tests.support.topology import UPLINK, Topology, wait_until

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from slicebw.core.changes import Classification, DeleteClass, ReplaceTable, UpdateTable
-from slicebw.core.tree import classid
+from slicebw.core.dataplane import Classification, DeleteClass, ReplaceTable, UpdateTable, classid
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.support.topology import POD_DEVICE, UPLINK, Host, Namespace, Topology, wait_until

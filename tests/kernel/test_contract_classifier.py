@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slicebw.agent.ports import Classifier
-from slicebw.core.changes import Classification, RemoveTable, ReplaceTable, UpdateTable
+from slicebw.core.dataplane import Classification, RemoveTable, ReplaceTable, UpdateTable
 from slicebw.core.desired import collapse
 from slicebw.core.errors import KernelError
 from slicebw.core.plan import plan_table

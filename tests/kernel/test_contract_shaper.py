@@ -7,19 +7,19 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.agent.ports import Shaper
-from slicebw.core.changes import (
+from slicebw.core.dataplane import (
     ChangeClass,
     CreateClass,
     CreateRoot,
     DeleteClass,
     ForgiveDebt,
     RemoveRoot,
+    RootQdisc,
     SetLeaf,
     TreeChange,
 )
 from slicebw.core.errors import UplinkError
 from slicebw.core.plan import plan_tree, unmet
-from slicebw.core.tree import RootQdisc
 from slicebw.kernel.fake import FakeShaper
 from slicebw.kernel.htb import HtbShaper
 from tests.support.topology import UPLINK, Topology

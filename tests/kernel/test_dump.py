@@ -7,9 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from slicebw.core.changes import CreateClass, DeleteClass, RemoveRoot, SetLeaf
+from slicebw.core.dataplane import ClassSpec, CreateClass, DeleteClass, ObservedClass, RemoveRoot, SetLeaf, leaf
 from slicebw.core.errors import KernelError
-from slicebw.core.tree import ClassSpec, ObservedClass, leaf
 from slicebw.kernel import codec
 from slicebw.kernel.dump import ClassDecoder, read_classes, read_root
 from slicebw.kernel.htb import HtbShaper

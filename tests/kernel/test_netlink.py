@@ -5,8 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from slicebw.core.changes import ChangeClass, DeleteClass, ForgiveDebt, TreeChange
-from slicebw.core.tree import ClassSpec
+from slicebw.core.dataplane import ChangeClass, ClassSpec, DeleteClass, ForgiveDebt, TreeChange
 from slicebw.kernel import codec
 from slicebw.kernel.codec import LeafKind, encode
 from slicebw.kernel.dump import ClassDecoder, read_classes

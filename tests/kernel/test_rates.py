@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import pytest
 from msgspec.structs import replace
 
-from slicebw.core.changes import (
+from slicebw.core.dataplane import (
     ChangeClass,
     Classification,
+    ClassSpec,
     CreateClass,
     ForgiveDebt,
     ReplaceTable,
     TreeChange,
     UpdateTable,
+    classid,
 )
-from slicebw.core.tree import ClassSpec, classid
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.support.counters import read_counters

@@ -5,9 +5,20 @@ from collections.abc import Callable
 
 import pytest
 
-from slicebw.core.changes import ChangeClass, CreateClass, CreateRoot, DeleteClass, RemoveRoot, SetLeaf
+from slicebw.core.dataplane import (
+    FIRST_ID,
+    LAST_ID,
+    ChangeClass,
+    ClassSpec,
+    CreateClass,
+    CreateRoot,
+    DeleteClass,
+    RemoveRoot,
+    RootQdisc,
+    SetLeaf,
+    leaf,
+)
 from slicebw.core.plan import plan_tree
-from slicebw.core.tree import FIRST_ID, LAST_ID, ClassSpec, RootQdisc, leaf
 from slicebw.kernel.htb import HtbShaper
 from tests.support.topology import UPLINK, Namespace, Topology
 from tests.support.trees import EXEMPT, LINE_RATE_BPS, STANDARD, creation, tree

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from slicebw.core.dataplane import DEFAULT_ID, leaf
 from slicebw.core.desired import TrafficClass
 from slicebw.core.ledger import SliceAccount
-from slicebw.core.tree import DEFAULT_ID, leaf
 from tests.support.folder_lab import FolderLab, M, folder_lab, pod_object
 from tests.support.senders import Sender
 from tests.support.topology import UPLINK, wait_until

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from slicebw.core.changes import Classification, ReplaceTable, UpdateTable
+from slicebw.core.dataplane import Classification, ReplaceTable, UpdateTable
 from slicebw.core.errors import KernelError
 from slicebw.core.plan import plan_table
 from slicebw.kernel import nft

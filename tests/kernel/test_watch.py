@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from slicebw.core.changes import ChangeClass, Classification, ForgiveDebt, RemoveTable, ReplaceTable, UpdateTable
+from slicebw.core.dataplane import ChangeClass, Classification, ForgiveDebt, RemoveTable, ReplaceTable, UpdateTable
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.support.topology import UPLINK, Topology, wait_until

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from slicebw.core.tree import classid
+from slicebw.core.dataplane import classid
 from slicebw.kernel.htb import HtbShaper
 
 _MOST_READINGS: Final = 20

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable
 
-from slicebw.core.changes import CreateClass, CreateRoot, TreeChange
-from slicebw.core.desired import TrafficClass
-from slicebw.core.tree import (
+from slicebw.core.dataplane import (
     DEFAULT_ID,
     MIN_KERNEL_RATE_BPS,
     PARENTS,
@@ -13,8 +11,12 @@ from slicebw.core.tree import (
     ROOT_SHARE,
     TOP,
     ClassSpec,
+    CreateClass,
+    CreateRoot,
+    TreeChange,
     leaf,
 )
+from slicebw.core.desired import TrafficClass
 
 LINE_RATE_BPS = 10_000_000_000
 

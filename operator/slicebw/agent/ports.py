@@ -7,12 +7,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from slicebw.core.changes import Classification, FailedChange, TableChange, TreeChange
 from slicebw.core.clock import TokenBucket
+from slicebw.core.dataplane import Classification, FailedChange, ObservedTree, TableChange, TreeChange
 from slicebw.core.desired import SliceKey, Snapshot
 from slicebw.core.ledger import Ledger
 from slicebw.core.reports import EventNote, NodeReport, ReportWrite, UsageReport
-from slicebw.core.tree import ObservedTree
 
 
 class Shaper(Protocol):

@@ -14,8 +14,17 @@ from slicebw.agent.ports import Ports
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.agent.stats import Stats
 from slicebw.agent.transition_log import transitions
-from slicebw.core.changes import Classification, DeleteClass, RemoveRoot, TableChange, TreeChange
 from slicebw.core.clock import NS
+from slicebw.core.dataplane import (
+    Classification,
+    DeleteClass,
+    ObservedTree,
+    RemoveRoot,
+    RootQdisc,
+    TableChange,
+    TreeChange,
+    class_id_of,
+)
 from slicebw.core.desired import NodeSpec, Snapshot
 from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.ledger import Instant, Ledger
@@ -23,7 +32,6 @@ from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.notes import node_note
 from slicebw.core.plan import repairs, unmet
 from slicebw.core.reports import EventNote, Reason, UsageReport
-from slicebw.core.tree import ObservedTree, RootQdisc, class_id_of
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final, get_args
 
-from slicebw.core.changes import TableChange, TreeChange
+from slicebw.core.dataplane import TableChange, TreeChange
 
 Change = TreeChange | TableChange
 

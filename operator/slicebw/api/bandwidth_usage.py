@@ -12,10 +12,10 @@ from typing import Any, Final
 from slicebw.api import kinds
 from slicebw.api.fields import FieldError, Fields, Metadata
 from slicebw.api.quantity import QuantityError, parse_time, shown
+from slicebw.core.dataplane import class_id_of, classid, leaf
 from slicebw.core.desired import SliceKey, TrafficClass
 from slicebw.core.reports import ClassUsage, PodProblem, UsageReport
 from slicebw.core.text import bytes_text, rate_text, time_text
-from slicebw.core.tree import class_id_of, classid, leaf
 
 MAX_LISTED: Final = 20
 """Of problems and of errors each; the object is for people, and 100,000 pods must not make it too big to write."""

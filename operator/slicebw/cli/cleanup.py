@@ -10,7 +10,7 @@ import click
 from slicebw.cli import options
 from slicebw.cli.lock import is_held, node_lock
 from slicebw.cli.services import serve_health, stop_signal
-from slicebw.core.changes import RemoveRoot, RemoveTable
+from slicebw.core.dataplane import RemoveRoot, RemoveTable
 from slicebw.core.errors import KernelError, UsageError
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _clean(netns: str | None, uplink: str | None, forgotten: Path | None) -> Non
 
 
 def _remove_trees(uplink: str | None) -> None:
-    from slicebw.core.tree import RootQdisc
+    from slicebw.core.dataplane import RootQdisc
     from slicebw.kernel.htb import HtbShaper
 
     shaper = HtbShaper()

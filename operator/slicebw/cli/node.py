@@ -11,12 +11,11 @@ import click
 
 from slicebw.cli import options
 from slicebw.cli.cleanup import cleanup
-from slicebw.core.changes import Classification
+from slicebw.core.dataplane import DEFAULT_ID, ROOT_ID, Classification, ObservedTree, RootQdisc, classid, leaf
 from slicebw.core.desired import TrafficClass
 from slicebw.core.errors import KernelError, UsageError
 from slicebw.core.ledger import Ledger, SliceAccount
 from slicebw.core.text import bytes_text, rate_text, time_text
-from slicebw.core.tree import DEFAULT_ID, ROOT_ID, ObservedTree, RootQdisc, classid, leaf
 
 
 @click.group()

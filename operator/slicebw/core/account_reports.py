@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from slicebw.core.dataplane import DEFAULT_ID, MAX_SLICES, ROOT_ID, ObservedTree, RootQdisc, class_id_of
 from slicebw.core.desired import (
     DEFAULT_LIMITS,
     ClassLimits,
@@ -16,7 +17,6 @@ from slicebw.core.desired import (
 from slicebw.core.ledger import ClassAccount, Ledger, SliceAccount
 from slicebw.core.membership import Membership
 from slicebw.core.reports import ClassUsage, NodeReport, PodProblem, UsageReport
-from slicebw.core.tree import DEFAULT_ID, MAX_SLICES, ROOT_ID, ObservedTree, RootQdisc, class_id_of
 
 NO_ID_LEFT: Final = f"the node has {MAX_SLICES} slices already, the most it can hold"
 

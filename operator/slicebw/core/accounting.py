@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from msgspec.structs import replace
 
 from slicebw.core.clock import NS, step_s
+from slicebw.core.dataplane import ObservedClass, leaf
 from slicebw.core.desired import DEFAULT_LIMITS, TrafficClass
 from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
 from slicebw.core.reports import ClassUsage, UsageReport
-from slicebw.core.tree import ObservedClass, leaf
 
 
 def delta_bytes(counter_bytes: int, observed: ObservedClass | None) -> int:

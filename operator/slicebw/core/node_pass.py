@@ -22,7 +22,18 @@ from msgspec.structs import replace
 
 from slicebw.core.account_reports import node_report, not_enforced_reason, reports_without_class
 from slicebw.core.accounting import fold_counter, reset_baselines, shift_periods
-from slicebw.core.changes import Classification, TableChange, TreeChange
+from slicebw.core.dataplane import (
+    DEFAULT_ID,
+    ROOT_ID,
+    Classification,
+    ClassSpec,
+    ObservedClass,
+    ObservedTree,
+    RootQdisc,
+    TableChange,
+    TreeChange,
+    leaf,
+)
 from slicebw.core.desired import Mode, NodeSettings, NodeSpec, Pod, SliceKey, SliceSpec, Snapshot, TrafficClass, settle
 from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
 from slicebw.core.membership import Membership, resolve
@@ -41,7 +52,6 @@ from slicebw.core.slice_pass import (
     SliceOutcome,
     slice_outcome,
 )
-from slicebw.core.tree import DEFAULT_ID, ROOT_ID, ClassSpec, ObservedClass, ObservedTree, RootQdisc, leaf
 
 OUTBOX_LIMIT: Final = 1000
 """Events kept while the API is away; beyond it the oldest are dropped."""

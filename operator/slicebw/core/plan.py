@@ -3,24 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from slicebw.core.changes import (
-    ChangeClass,
-    Classification,
-    CreateClass,
-    CreateRoot,
-    DeleteClass,
-    ForgiveDebt,
-    RemoveRoot,
-    RemoveTable,
-    ReplaceTable,
-    SetLeaf,
-    TableChange,
-    TreeChange,
-    UpdateTable,
-)
-from slicebw.core.desired import NodeSettings, TrafficClass
-from slicebw.core.policy import Rates, ceiling_bps
-from slicebw.core.tree import (
+from slicebw.core.dataplane import (
     DEFAULT_ID,
     MIN_KERNEL_RATE_BPS,
     PARENTS,
@@ -28,13 +11,28 @@ from slicebw.core.tree import (
     ROOT_ID,
     ROOT_SHARE,
     TOP,
+    ChangeClass,
+    Classification,
     ClassSpec,
+    CreateClass,
+    CreateRoot,
+    DeleteClass,
+    ForgiveDebt,
     ObservedClass,
     ObservedTree,
+    RemoveRoot,
+    RemoveTable,
+    ReplaceTable,
     RootQdisc,
+    SetLeaf,
+    TableChange,
+    TreeChange,
+    UpdateTable,
     kernel_rate,
     leaf,
 )
+from slicebw.core.desired import NodeSettings, TrafficClass
+from slicebw.core.policy import Rates, ceiling_bps
 
 DEBT_RATE_BPS: Final = 1_000_000
 """Below this rate a class can be in token debt for longer than half a second (one 64 KiB GSO packet)."""

@@ -10,8 +10,8 @@ from typing import Final
 from msgspec import Struct
 
 from slicebw.core.clock import NS
+from slicebw.core.dataplane import kernel_rate
 from slicebw.core.desired import ClassLimits, Mode, NodeSettings, TrafficClass, percent_of
-from slicebw.core.tree import kernel_rate
 
 SHORTEST_NS: Final = NS // 5
 LONGEST_NS: Final = 10 * NS

@@ -8,8 +8,13 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from slicebw.core.changes import (
+from slicebw.core.dataplane import (
+    DEFAULT_ID,
+    HANDLE_MAJOR,
+    MIN_KERNEL_RATE_BPS,
+    SCRATCH,
     ChangeClass,
+    ClassSpec,
     CreateClass,
     CreateRoot,
     DeleteClass,
@@ -17,9 +22,9 @@ from slicebw.core.changes import (
     RemoveRoot,
     SetLeaf,
     TreeChange,
+    leaf,
 )
 from slicebw.core.desired import TrafficClass
-from slicebw.core.tree import DEFAULT_ID, HANDLE_MAJOR, MIN_KERNEL_RATE_BPS, SCRATCH, ClassSpec, leaf
 from slicebw.kernel.netlink import ATTRIBUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Message, attribute
 
 RTM_NEWQDISC: Final = 36

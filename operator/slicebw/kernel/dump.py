@@ -18,8 +18,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from slicebw.core.dataplane import PARENTS, TOP, ObservedClass, RootQdisc
 from slicebw.core.errors import KernelError
-from slicebw.core.tree import PARENTS, TOP, ObservedClass, RootQdisc
 from slicebw.kernel import codec
 from slicebw.kernel.codec import ROOT_HANDLE, TC_H_ROOT, TCMSG
 from slicebw.kernel.netlink import (

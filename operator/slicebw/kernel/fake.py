@@ -12,25 +12,31 @@ from ipaddress import ip_network
 
 from msgspec.structs import replace
 
-from slicebw.core.changes import (
+from slicebw.core.dataplane import (
+    PARENTS,
+    TOP,
     ChangeClass,
     Classification,
+    ClassSpec,
     CreateClass,
     CreateRoot,
     DeleteClass,
     FailedChange,
     ForgiveDebt,
+    ObservedClass,
+    ObservedTree,
     RemoveRoot,
     RemoveTable,
     ReplaceTable,
+    RootQdisc,
     SetLeaf,
     TableChange,
     TreeChange,
     UpdateTable,
+    classid,
 )
 from slicebw.core.desired import collapse
 from slicebw.core.errors import KernelError, UplinkError
-from slicebw.core.tree import PARENTS, TOP, ClassSpec, ObservedClass, ObservedTree, RootQdisc, classid
 from slicebw.kernel.table_cache import TableCache, boot_ns
 
 

@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
-from slicebw.core.changes import (
+from slicebw.core.dataplane import (
     ChangeClass,
     CreateClass,
     CreateRoot,
     DeleteClass,
     FailedChange,
     ForgiveDebt,
+    ObservedTree,
     RemoveRoot,
+    RootQdisc,
     SetLeaf,
     TreeChange,
+    classid,
 )
 from slicebw.core.errors import UplinkError
-from slicebw.core.tree import ObservedTree, RootQdisc, classid
 from slicebw.kernel.codec import LeafKind, encode
 from slicebw.kernel.dump import ClassDecoder, Root, may_be_ours, owner, read_classes, read_root
 from slicebw.kernel.netlink import Message, NetlinkSocket, Refusal, RefusedError

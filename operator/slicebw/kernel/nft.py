@@ -32,10 +32,22 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from slicebw.core.changes import Classification, RemoveTable, ReplaceTable, TableChange, UpdateTable
+from slicebw.core.dataplane import (
+    DEFAULT_ID,
+    FIRST_ID,
+    HANDLE_MAJOR,
+    LAST_ID,
+    ROOT_ID,
+    Classification,
+    RemoveTable,
+    ReplaceTable,
+    TableChange,
+    UpdateTable,
+    classid,
+    leaf,
+)
 from slicebw.core.desired import TrafficClass, collapse
 from slicebw.core.errors import KernelError
-from slicebw.core.tree import DEFAULT_ID, FIRST_ID, HANDLE_MAJOR, LAST_ID, ROOT_ID, classid, leaf
 from slicebw.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket, RefusedError, attribute, attributes
 from slicebw.kernel.table_cache import TableCache, boot_ns
 from slicebw.kernel.watch import Watcher, watch_table

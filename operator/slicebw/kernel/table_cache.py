@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from slicebw.core.changes import Classification
+from slicebw.core.dataplane import Classification
 
 TABLE_CHECK_NS: Final = 10_000_000_000
 """A kept table is read again after this time: a notification of somebody else's change may have been lost."""

@@ -5,10 +5,10 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
+from slicebw.core.dataplane import ROOT_ID, leaf
 from slicebw.core.desired import Mode, NodeSpec, TrafficClass
 from slicebw.core.errors import SaveError
 from slicebw.core.ledger import Ledger
-from slicebw.core.tree import ROOT_ID, leaf
 from tests.unit.core.builders import M, Node, at, pod, spec
 
 

@@ -13,9 +13,8 @@ from slicebw.agent.metrics import AgentMetrics
 from slicebw.agent.stats import BOUNDS_MS, KINDS, Histogram
 from slicebw.cli.exposition import page
 from slicebw.cli.probes import ProbeServer
-from slicebw.core.changes import ChangeClass
+from slicebw.core.dataplane import ChangeClass, RootQdisc
 from slicebw.core.desired import Mode
-from slicebw.core.tree import RootQdisc
 from slicebw.kernel.fake import Fault
 from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import START_S, M, pod, spec

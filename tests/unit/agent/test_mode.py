@@ -4,9 +4,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from slicebw.core.dataplane import RootQdisc
 from slicebw.core.desired import Mode, Snapshot
 from slicebw.core.reports import Reason
-from slicebw.core.tree import RootQdisc
 from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import M
 

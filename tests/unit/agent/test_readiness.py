@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from slicebw.core.changes import CreateRoot
+from slicebw.core.dataplane import CreateRoot
 from slicebw.core.desired import Snapshot
 from slicebw.core.errors import KernelError
 from slicebw.kernel.fake import Fault

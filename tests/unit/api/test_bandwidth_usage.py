@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from slicebw.api import bandwidth_usage
 from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.fields import FieldError
+from slicebw.core.dataplane import FIRST_ID, LAST_ID
 from slicebw.core.desired import SliceKey
 from slicebw.core.reports import OLDER_HAS_IT, ClassUsage, PodProblem, UsageReport
 from slicebw.core.text import bytes_text
-from slicebw.core.tree import FIRST_ID, LAST_ID
 from tests.unit.api import crd
 
 SCHEMA = crd.schema("bandwidthusages")

@@ -4,20 +4,24 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from slicebw.core.changes import (
+from slicebw.core.clock import NS
+from slicebw.core.dataplane import (
     ChangeClass,
     Classification,
+    ClassSpec,
     CreateClass,
     CreateRoot,
     DeleteClass,
     ForgiveDebt,
+    ObservedClass,
+    ObservedTree,
     RemoveRoot,
     RemoveTable,
     ReplaceTable,
+    RootQdisc,
     TableChange,
     UpdateTable,
 )
-from slicebw.core.clock import NS
 from slicebw.core.desired import (
     ClassLimits,
     NodeSpec,
@@ -30,7 +34,6 @@ from slicebw.core.desired import (
 )
 from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
-from slicebw.core.tree import ClassSpec, ObservedClass, ObservedTree, RootQdisc
 
 M = 1_000_000
 START_S = 1_700_000_000

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from slicebw.core import slice_ids as slice_ids_module
 from slicebw.core.accounting import restore_from_reports
-from slicebw.core.changes import Classification, RemoveRoot, TreeChange
 from slicebw.core.clock import NS
+from slicebw.core.dataplane import Classification, ObservedClass, ObservedTree, RemoveRoot, RootQdisc, TreeChange
 from slicebw.core.desired import (
     Mode,
     NodeSpec,
@@ -37,7 +37,6 @@ from slicebw.core.errors import KernelError
 from slicebw.core.ledger import Instant, Ledger
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.reports import UsageReport
-from slicebw.core.tree import ObservedClass, ObservedTree, RootQdisc
 from slicebw.kernel.fake import FakeClassifier, FakeDevice, FakeShaper
 from tests.unit.core.builders import START_S, M, limits
 

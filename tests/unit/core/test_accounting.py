@@ -3,9 +3,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from slicebw.core.accounting import fold_counter, period_is_over, start_next_period
+from slicebw.core.dataplane import ObservedClass
 from slicebw.core.desired import DEFAULT_LIMITS, SliceKey, TrafficClass
 from slicebw.core.ledger import ClassAccount, SliceAccount
-from slicebw.core.tree import ObservedClass
 from tests.unit.core.builders import START_S, at
 
 

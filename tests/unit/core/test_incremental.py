@@ -8,10 +8,9 @@ from collections.abc import Iterable
 import pytest
 from msgspec.structs import replace
 
-from slicebw.core.changes import DeleteClass
+from slicebw.core.dataplane import DeleteClass, RootQdisc
 from slicebw.core.desired import SliceKey, SliceSpec
 from slicebw.core.reports import UsageReport
-from slicebw.core.tree import RootQdisc
 from tests.unit.core.builders import M, Node, at, pod, spec
 
 FIRST, SECOND = SliceKey("a", "s"), SliceKey("b", "s")

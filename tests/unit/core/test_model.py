@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
+from slicebw.core.dataplane import leaf
 from slicebw.core.desired import NodeSpec, SliceKey, SliceSpec, TrafficClass
 from slicebw.core.reports import Reason
-from slicebw.core.tree import leaf
 from tests.unit.core.builders import START_S, M, Node, at, pod, spec
 
 NAMES = ("alpha/s", "beta/s", "gamma/s")

@@ -2,11 +2,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from slicebw.core.changes import ChangeClass, Classification, CreateRoot, DeleteClass, ForgiveDebt, RemoveRoot, SetLeaf
+from slicebw.core.dataplane import (
+    ChangeClass,
+    Classification,
+    ClassSpec,
+    CreateRoot,
+    DeleteClass,
+    ForgiveDebt,
+    ObservedClass,
+    RemoveRoot,
+    RootQdisc,
+    SetLeaf,
+)
 from slicebw.core.desired import NodeSpec, TrafficClass, settle
 from slicebw.core.plan import frame, leaf_class, plan_table, plan_tree, unmet
 from slicebw.core.policy import Rates
-from slicebw.core.tree import ClassSpec, ObservedClass, RootQdisc
 from tests.unit.core.builders import M, applied, from_spec, tree_of
 
 FRAME = frame(settle(NodeSpec(cap_bps=100 * M), 1000 * M))

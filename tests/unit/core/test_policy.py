@@ -2,6 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicebw.core.clock import NS
+from slicebw.core.dataplane import MIN_KERNEL_RATE_BPS
 from slicebw.core.policy import (
     LONGEST_NS,
     SHORTEST_NS,
@@ -13,7 +14,6 @@ from slicebw.core.policy import (
     rates,
     time_to_threshold_ns,
 )
-from slicebw.core.tree import MIN_KERNEL_RATE_BPS
 from tests.unit.core.builders import M, limits
 
 BPS = st.integers(1, 10**13)

@@ -2,8 +2,8 @@
 
 from msgspec.structs import replace
 
+from slicebw.core.dataplane import MAX_SLICES
 from slicebw.core.desired import SliceKey
-from slicebw.core.tree import MAX_SLICES
 from tests.unit.core.builders import Node, at, pod, spec
 
 NEW = SliceKey("new", "s")

@@ -4,8 +4,7 @@ import struct
 
 import pytest
 
-from slicebw.core.changes import CreateClass, ForgiveDebt, RemoveRoot
-from slicebw.core.tree import ClassSpec
+from slicebw.core.dataplane import ClassSpec, CreateClass, ForgiveDebt, RemoveRoot
 from slicebw.kernel.codec import LeafKind, burst_bytes, burst_ticks, encode
 from slicebw.kernel.netlink import attribute
 

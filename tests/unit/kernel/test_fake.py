@@ -2,10 +2,9 @@
 
 import pytest
 
-from slicebw.core.changes import ChangeClass, Classification, CreateClass, RemoveTable, ReplaceTable
+from slicebw.core.dataplane import ChangeClass, Classification, CreateClass, RemoveTable, ReplaceTable, RootQdisc
 from slicebw.core.errors import KernelError, UplinkError
 from slicebw.core.plan import plan_tree
-from slicebw.core.tree import RootQdisc
 from slicebw.kernel.fake import FakeClassifier, FakeShaper, Fault
 from tests.support.trees import LINE_RATE_BPS, creation, tree
 

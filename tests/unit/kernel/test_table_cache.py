@@ -2,7 +2,7 @@
 
 import pytest
 
-from slicebw.core.changes import Classification
+from slicebw.core.dataplane import Classification
 from slicebw.core.errors import KernelError
 from slicebw.kernel.table_cache import TABLE_CHECK_NS, TableCache
 
