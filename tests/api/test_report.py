@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from slicebw.agent.report_queue import RENEW_S, ReportQueue
 from slicebw.api import bandwidth_usage, kinds
 from slicebw.core.desired import SliceKey
-from slicebw.core.reports import EventNote, Reason, UsageReport
+from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.reports import UsageReport
 from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread
 from slicebw.kube.own_usages import list_own_usages

@@ -16,7 +16,8 @@ from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.clock import NS
 from slicebw.core.dataplane import HANDLE_MAJOR, leaf
 from slicebw.core.desired import DEFAULT_LIMITS, NodeSpec, Pod, Selector, SliceKey, SliceSpec, Snapshot, TrafficClass
-from slicebw.core.reports import EventNote, NodeReport, UsageReport
+from slicebw.core.ledger import EventNote
+from slicebw.core.reports import NodeReport, UsageReport
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.support.topology import SINK, UPLINK, Topology

@@ -1,7 +1,9 @@
 """Tiny builders for what nodes report, so that a test names only what it is about."""
 
 from slicebw.core.desired import Mode, SliceKey
-from slicebw.core.reports import ClassUsage, EventNote, NodeReport, PodProblem, Reason, UsageReport
+from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.membership import PodProblem
+from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
 
 PERIOD_START_S = 1_795_000_000
 DAY_S = 86_400

@@ -17,10 +17,10 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from slicebw.agent.checkpoint_validation import wrong_ledger, wrong_wishes
+from slicebw.core.clock import Instant
 from slicebw.core.desired import Mode, SliceKey, Snapshot
 from slicebw.core.errors import SaveError
-from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
-from slicebw.core.reports import EventNote
+from slicebw.core.ledger import ClassAccount, EventNote, Ledger, SliceAccount
 
 _T = TypeVar("_T")
 

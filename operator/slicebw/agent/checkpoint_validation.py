@@ -8,9 +8,10 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 
 from slicebw.api.kinds import name_error
+from slicebw.core.clock import Instant
 from slicebw.core.dataplane import FIRST_ID, LAST_ID
 from slicebw.core.desired import SliceKey, SliceLimits, Snapshot, TrafficClass
-from slicebw.core.ledger import ClassAccount, Instant, SliceAccount
+from slicebw.core.ledger import ClassAccount, SliceAccount
 
 _MAX_COUNT: Final = (1 << 63) - 1
 """What the API server takes for an integer: nine exabytes."""

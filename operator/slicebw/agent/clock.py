@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from slicebw.core.ledger import Instant
+from slicebw.core.clock import Instant
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

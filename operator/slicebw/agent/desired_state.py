@@ -35,8 +35,9 @@ from enum import Enum
 from msgspec.structs import replace
 
 from slicebw.core.accounting import restore_from_reports
+from slicebw.core.clock import Instant
 from slicebw.core.desired import Mode, SliceKey, Snapshot
-from slicebw.core.ledger import Instant, Ledger
+from slicebw.core.ledger import Ledger
 from slicebw.core.membership import with_last_good_selectors
 from slicebw.core.reports import UsageReport
 

@@ -11,10 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from slicebw.agent.reconciler import Reconciler
 from slicebw.agent.stats import BOUNDS_MS, Histogram, Stats
-from slicebw.core.clock import NS
+from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import DEFAULT_ID, ROOT_ID, leaf
 from slicebw.core.desired import Mode, TrafficClass
-from slicebw.core.ledger import Instant
 from slicebw.core.node_pass import PassResult
 from slicebw.core.reports import NodeReport
 

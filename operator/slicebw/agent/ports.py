@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from slicebw.core.clock import TokenBucket
 from slicebw.core.dataplane import Classification, FailedChange, ObservedTree, TableChange, TreeChange
 from slicebw.core.desired import SliceKey, Snapshot
-from slicebw.core.ledger import Ledger
-from slicebw.core.reports import EventNote, NodeReport, ReportWrite, UsageReport
+from slicebw.core.ledger import EventNote, Ledger
+from slicebw.core.reports import NodeReport, ReportWrite, UsageReport
 
 
 class Shaper(Protocol):

@@ -14,7 +14,7 @@ from slicebw.agent.ports import Ports
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.agent.stats import Stats
 from slicebw.agent.transition_log import transitions
-from slicebw.core.clock import NS
+from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import (
     Classification,
     DeleteClass,
@@ -27,11 +27,11 @@ from slicebw.core.dataplane import (
 )
 from slicebw.core.desired import NodeSpec, Snapshot
 from slicebw.core.errors import KernelError, SaveError
-from slicebw.core.ledger import Instant, Ledger
+from slicebw.core.events import node_note
+from slicebw.core.ledger import EventNote, Ledger, Reason
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
-from slicebw.core.notes import node_note
 from slicebw.core.plan import repairs, unmet
-from slicebw.core.reports import EventNote, Reason, UsageReport
+from slicebw.core.reports import UsageReport
 
 log = logging.getLogger(__name__)
 

@@ -22,16 +22,8 @@ from msgspec import structs
 from slicebw.agent.ports import ReportSink
 from slicebw.core.desired import SliceKey, TrafficClass
 from slicebw.core.errors import TryLater
-from slicebw.core.reports import (
-    EventNote,
-    NodeReport,
-    NodeWrite,
-    ReportWrite,
-    UsageRemoval,
-    UsageReport,
-    UsageWrite,
-    object_of,
-)
+from slicebw.core.ledger import EventNote
+from slicebw.core.reports import NodeReport, NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite, object_of
 
 log = logging.getLogger(__name__)
 

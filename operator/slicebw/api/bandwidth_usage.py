@@ -14,7 +14,8 @@ from slicebw.api.fields import FieldError, Fields, Metadata
 from slicebw.api.quantity import QuantityError, parse_time, shown
 from slicebw.core.dataplane import class_id_of, classid, leaf
 from slicebw.core.desired import SliceKey, TrafficClass
-from slicebw.core.reports import ClassUsage, PodProblem, UsageReport
+from slicebw.core.membership import PodProblem
+from slicebw.core.reports import ClassUsage, UsageReport
 from slicebw.core.text import bytes_text, rate_text, time_text
 
 MAX_LISTED: Final = 20

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from slicebw.api import kinds
-from slicebw.core.reports import EventNote, Reason
+from slicebw.core.ledger import EventNote, Reason
 from slicebw.core.text import time_text
 
 CLUSTER_NAMESPACE: Final = "default"

@@ -6,7 +6,7 @@ from typing import Protocol
 from slicebw.api.bandwidth_usage import UsageRecord
 from slicebw.api.slice_bandwidth import SliceRecord, SliceStatus
 from slicebw.core.desired import Pod, SliceKey
-from slicebw.core.reports import EventNote
+from slicebw.core.ledger import EventNote
 
 
 class ClusterFeed(Protocol):

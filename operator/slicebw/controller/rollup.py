@@ -12,7 +12,8 @@ from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.conditions import FALSE, TRUE, UNKNOWN, Condition, carry_over
 from slicebw.api.slice_bandwidth import ClassStatus, SliceStatus
 from slicebw.core.desired import SliceSpec, TrafficClass
-from slicebw.core.reports import PodProblem, UsageReport
+from slicebw.core.membership import PodProblem
+from slicebw.core.reports import UsageReport
 
 ACCEPTED: Final = "Accepted"
 """The spec is valid, and no pod it selects belongs to another SliceBandwidth."""

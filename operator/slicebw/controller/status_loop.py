@@ -25,7 +25,7 @@ from slicebw.controller.rollup import ENFORCED, NO_PODS, is_outdated, is_transit
 from slicebw.controller.work_queue import LAST, NORMAL, Priority, WorkQueue
 from slicebw.controller.write_budget import STATUS_INTERVAL_S, TRANSITION_INTERVAL_S, WRITES_PER_S, WriteBudget
 from slicebw.core.desired import SliceKey
-from slicebw.core.notes import invalid_note
+from slicebw.core.events import invalid_note
 
 log = logging.getLogger(__name__)
 

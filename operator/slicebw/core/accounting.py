@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from slicebw.core.clock import NS, step_s
+from slicebw.core.clock import NS, Instant, step_s
 from slicebw.core.dataplane import ObservedClass, leaf
 from slicebw.core.desired import DEFAULT_LIMITS, TrafficClass
-from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
+from slicebw.core.ledger import ClassAccount, Ledger, SliceAccount
 from slicebw.core.reports import ClassUsage, UsageReport
 
 

@@ -9,7 +9,21 @@ all instants are UTC.
 
 from typing import Final
 
-from slicebw.core.ledger import Instant
+from msgspec import Struct
+
+
+class Instant(Struct, frozen=True):
+    """One reading of both clocks. ``boot_ns`` counts on through suspend and never jumps (CLOCK_BOOTTIME)."""
+
+    wall_ns: int
+    boot_ns: int
+    boot_id: str = ""
+
+    @property
+    def wall_s(self) -> int:
+        """Whole seconds of the wall clock, rounded down."""
+        return self.wall_ns // 1_000_000_000
+
 
 NS: Final = 1_000_000_000
 

@@ -5,12 +5,38 @@ A ledger is a value. :mod:`slicebw.core.accounting` folds kernel counters into i
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from slicebw.core.clock import Instant
 from slicebw.core.desired import Mode, SliceKey, SliceLimits, TrafficClass
-from slicebw.core.reports import EventNote
+
+
+class Reason(StrEnum):
+    """Reasons of the Events that slicebw emits."""
+
+    CAPPED = "BandwidthCapped"
+    RESTORED = "BandwidthRestored"
+    REFUSED = "BandwidthRefused"
+    INVALID = "InvalidSpec"
+    TREE_REBUILT = "TreeRebuilt"
+    LEDGER_REBUILT = "LedgerRebuilt"
+    UPLINK_CHANGED = "UplinkChanged"
+    MODE_CHANGED = "ModeChanged"
+
+
+class EventNote(Struct, frozen=True, gc=False):
+    """An Event to emit exactly once. ``id`` is the same however often it is sent; ``key`` None: about the node."""
+
+    id: str
+    key: SliceKey | None
+    uid: str
+    reason: Reason
+    warning: bool
+    message: str
+    at_s: int
 
 
 class ClassAccount(Struct, frozen=True, gc=False):
@@ -58,19 +84,6 @@ class SliceAccount(Struct, frozen=True, gc=False):
         if traffic_class is TrafficClass.STANDARD:
             return replace(self, standard=account)
         return replace(self, exempt=account)
-
-
-class Instant(Struct, frozen=True):
-    """One reading of both clocks. ``boot_ns`` counts on through suspend and never jumps (CLOCK_BOOTTIME)."""
-
-    wall_ns: int
-    boot_ns: int
-    boot_id: str = ""
-
-    @property
-    def wall_s(self) -> int:
-        """Whole seconds of the wall clock, rounded down."""
-        return self.wall_ns // 1_000_000_000
 
 
 class Ledger(Struct, frozen=True):

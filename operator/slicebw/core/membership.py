@@ -10,12 +10,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import compress, takewhile
 from operator import is_, is_not, truth
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from slicebw.core.desired import Pod, Selector, SelectorOperator, SliceKey, SliceSpec
-from slicebw.core.reports import OLDER_HAS_IT, PodProblem
+
+OLDER_HAS_IT: Final = "it belongs to the older SliceBandwidth "
+"""How the reason begins, followed by the winner, where two SliceBandwidths select one pod."""
+
+
+class PodProblem(Struct, frozen=True, gc=False):
+    """A pod that a SliceBandwidth selects and does not get, and why."""
+
+    pod: str
+    reason: str
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether another SliceBandwidth has the pod; else the pod itself is why it is left out."""
+        return self.reason.startswith(OLDER_HAS_IT)
+
 
 _T = TypeVar("_T")
 

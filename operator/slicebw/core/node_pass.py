@@ -20,8 +20,8 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from slicebw.core.account_reports import node_report, not_enforced_reason, reports_without_class
 from slicebw.core.accounting import fold_counter, reset_baselines, shift_periods
+from slicebw.core.clock import Instant
 from slicebw.core.dataplane import (
     DEFAULT_ID,
     ROOT_ID,
@@ -35,12 +35,12 @@ from slicebw.core.dataplane import (
     leaf,
 )
 from slicebw.core.desired import Mode, NodeSettings, NodeSpec, Pod, SliceKey, SliceSpec, Snapshot, TrafficClass, settle
-from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
+from slicebw.core.events import mode_note, node_note
+from slicebw.core.ledger import ClassAccount, EventNote, Ledger, Reason, SliceAccount
 from slicebw.core.membership import Membership, resolve
-from slicebw.core.notes import mode_note, node_note
 from slicebw.core.plan import frame, leaf_minors, overcommitment, plan_class, plan_table, plan_tree
 from slicebw.core.policy import SHORTEST_NS, next_pass_ns
-from slicebw.core.reports import EventNote, NodeReport, Reason, UsageReport
+from slicebw.core.reports import NodeReport, UsageReport, node_report, not_enforced_reason, reports_without_class
 from slicebw.core.slice_ids import allocate
 from slicebw.core.slice_pass import (
     FAR_NS,

@@ -1,11 +1,23 @@
-"""What a node tells the world: usages, events, its own state. Plain values; reporters give them their outer form."""
+"""What a node reports: usages, its own state, and the writes that carry them. Sinks give them their outer form."""
 
-from enum import StrEnum
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from msgspec import Struct
 
-from slicebw.core.desired import Mode, SliceKey, TrafficClass
+from slicebw.core.dataplane import DEFAULT_ID, MAX_SLICES, ROOT_ID, ObservedTree, RootQdisc, class_id_of
+from slicebw.core.desired import (
+    DEFAULT_LIMITS,
+    ClassLimits,
+    Mode,
+    NodeSettings,
+    SliceKey,
+    SliceSpec,
+    Snapshot,
+    TrafficClass,
+)
+from slicebw.core.ledger import ClassAccount, EventNote, Ledger, SliceAccount
+from slicebw.core.membership import Membership, PodProblem
 
 
 class ClassUsage(Struct, frozen=True, gc=False):
@@ -19,22 +31,6 @@ class ClassUsage(Struct, frozen=True, gc=False):
     capped_since_s: int | None
     counter_bytes: int = 0
     """The kernel's counter that ``used_bytes`` includes, so that a lost ledger can be rebuilt exactly."""
-
-
-OLDER_HAS_IT: Final = "it belongs to the older SliceBandwidth "
-"""How the reason begins, followed by the winner, where two SliceBandwidths select one pod."""
-
-
-class PodProblem(Struct, frozen=True, gc=False):
-    """A pod that a SliceBandwidth selects and does not get, and why."""
-
-    pod: str
-    reason: str
-
-    @property
-    def is_conflict(self) -> bool:
-        """Whether another SliceBandwidth has the pod; else the pod itself is why it is left out."""
-        return self.reason.startswith(OLDER_HAS_IT)
 
 
 class UsageReport(Struct, frozen=True, gc=False):
@@ -57,31 +53,6 @@ class UsageReport(Struct, frozen=True, gc=False):
     def of(self, traffic_class: TrafficClass) -> ClassUsage:
         """The usage of one of the two classes."""
         return self.standard if traffic_class is TrafficClass.STANDARD else self.exempt
-
-
-class Reason(StrEnum):
-    """Reasons of the Events that slicebw emits."""
-
-    CAPPED = "BandwidthCapped"
-    RESTORED = "BandwidthRestored"
-    REFUSED = "BandwidthRefused"
-    INVALID = "InvalidSpec"
-    TREE_REBUILT = "TreeRebuilt"
-    LEDGER_REBUILT = "LedgerRebuilt"
-    UPLINK_CHANGED = "UplinkChanged"
-    MODE_CHANGED = "ModeChanged"
-
-
-class EventNote(Struct, frozen=True, gc=False):
-    """An Event to emit exactly once. ``id`` is the same however often it is sent; ``key`` None: about the node."""
-
-    id: str
-    key: SliceKey | None
-    uid: str
-    reason: Reason
-    warning: bool
-    message: str
-    at_s: int
 
 
 class NodeReport(Struct, frozen=True):
@@ -139,3 +110,123 @@ def object_of(write: ReportWrite) -> SliceKey | str:
             return "node"
         case EventNote():
             return write.id
+
+
+NO_ID_LEFT: Final = f"the node has {MAX_SLICES} slices already, the most it can hold"
+
+
+def not_enforced_reason(observed: ObservedTree, mode: Mode) -> str:
+    """Why a node holds no slice to its limits; empty where it does."""
+    if observed.root is RootQdisc.FOREIGN and mode is not Mode.DISABLED:
+        blame = f"{observed.device} has a {observed.root_kind} qdisc that is not slicebw's"
+        return f"{blame}: remove it, or name another device"
+    return "" if mode is Mode.ENFORCE else f"mode {mode}: nothing is limited"
+
+
+def usage_report(
+    account: SliceAccount,
+    spec: SliceSpec | None,
+    problems: tuple[PodProblem, ...],
+    usages: tuple[ClassUsage, ClassUsage] | None,
+    not_enforced_reason: str,
+) -> UsageReport:
+    """Report one account. ``usages`` is None for one that is kept until its period ends: nothing is in force for it."""
+    if usages is None:
+        standard = class_usage(account.standard, account.limits.standard, 0, capped=False)
+        exempt = class_usage(account.exempt, account.limits.exempt, 0, capped=False)
+    else:
+        standard, exempt = usages
+    return UsageReport(
+        key=account.key,
+        class_id=account.class_id if account.live else 0,
+        generation=account.generation if spec is not None else 0,
+        period_start_s=account.period_start_s,
+        period_end_s=account.period_end_s,
+        standard=standard,
+        exempt=exempt,
+        problems=problems,
+        errors=spec.errors if spec is not None else (),
+        unenforced=not_enforced_reason,
+    )
+
+
+def class_usage(account: ClassAccount, limits: ClassLimits, rate_bps: int, *, capped: bool) -> ClassUsage:
+    """Report one class. ``rate_bps`` is the ceiling in force, 0 where none is."""
+    return ClassUsage(
+        used_bytes=account.used_bytes,
+        budget_bytes=limits.budget_bytes,
+        percent=account.used_bytes * 100 // limits.budget_bytes,
+        rate_bps=rate_bps,
+        capped=capped,
+        capped_since_s=account.capped_since_s if capped else None,
+        counter_bytes=account.counter_bytes,
+    )
+
+
+def reports_without_class(
+    specs: Mapping[SliceKey, SliceSpec],
+    membership: Membership,
+    accounts: Collection[SliceKey],
+    unplaced: Collection[SliceKey],
+) -> tuple[UsageReport, ...]:
+    """Report every slice without an account that gets a pod denied here, or an id."""
+    denied = {*membership.problems, *unplaced}.difference(accounts)
+    return tuple(
+        _without_class(specs[key], membership.problems.get(key, ()), NO_ID_LEFT if key in unplaced else "")
+        for key in sorted(denied)
+    )
+
+
+def _without_class(spec: SliceSpec, problems: tuple[PodProblem, ...], not_enforced_reason: str) -> UsageReport:
+    """A slice that has no class here and never had: reported only for what stands in its way."""
+    limits = spec.limits or DEFAULT_LIMITS
+
+    def nothing(traffic_class: TrafficClass) -> ClassUsage:
+        return ClassUsage(0, limits.of(traffic_class).budget_bytes, 0, 0, capped=False, capped_since_s=None)
+
+    return UsageReport(
+        key=spec.key,
+        class_id=0,
+        generation=spec.generation,
+        period_start_s=spec.created_s,
+        period_end_s=spec.created_s + limits.period_s,
+        standard=nothing(TrafficClass.STANDARD),
+        exempt=nothing(TrafficClass.EXEMPT),
+        problems=problems,
+        errors=spec.errors,
+        unenforced=not_enforced_reason,
+    )
+
+
+def node_report(
+    snapshot: Snapshot,
+    observed: ObservedTree,
+    settings: NodeSettings,
+    ledger: Ledger,
+    *,
+    slices: int,
+    capped_slices: int,
+    overcommitted: str | None,
+) -> NodeReport:
+    """The status of this node's NodeBandwidth."""
+    foreign = observed.root_kind if observed.root is RootQdisc.FOREIGN else None
+    message = not_enforced_reason(observed, settings.mode) or "; ".join(snapshot.node.errors) or "limits are in force"
+    return NodeReport(
+        device=observed.device,
+        mode=settings.mode,
+        cap_bps=settings.cap_bps,
+        line_rate_bps=settings.line_rate_bps,
+        slices=slices,
+        capped_slices=capped_slices,
+        root_bytes=_total(ledger, ROOT_ID),
+        default_bytes=_total(ledger, DEFAULT_ID),
+        foreign_qdisc=foreign,
+        overcommitted=overcommitted,
+        ready=foreign is None and not snapshot.node.errors,
+        message=message,
+        generation=snapshot.node.generation,
+    )
+
+
+def _total(ledger: Ledger, class_id: int) -> int:
+    return sum(account.total_bytes for minor, account in ledger.node_totals.items() if class_id_of(minor) == class_id)

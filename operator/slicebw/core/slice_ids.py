@@ -6,12 +6,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from slicebw.core.accounting import observed_leaves
+from slicebw.core.clock import Instant
 from slicebw.core.dataplane import FIRST_ID, LAST_ID, MAX_SLICES, ObservedClass, class_id_of
 from slicebw.core.desired import DEFAULT_LIMITS, SliceKey, SliceSpec
-from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
+from slicebw.core.events import refused_note
+from slicebw.core.ledger import ClassAccount, EventNote, Ledger, SliceAccount
 from slicebw.core.membership import Membership, age
-from slicebw.core.notes import refused_note
-from slicebw.core.reports import EventNote
 
 
 class Allocation(Struct, frozen=True):

@@ -13,16 +13,16 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from slicebw.core.account_reports import NO_ID_LEFT, class_usage, usage_report
 from slicebw.core.accounting import fold_counters, period_is_over, start_next_period
-from slicebw.core.clock import NS
+from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import ClassSpec, ObservedClass, TreeChange
 from slicebw.core.desired import NodeSettings, SliceSpec, TrafficClass
-from slicebw.core.ledger import ClassAccount, Instant, SliceAccount
-from slicebw.core.notes import cap_notes, invalid_note, period_end_notes
+from slicebw.core.events import cap_notes, invalid_note, period_end_notes
+from slicebw.core.ledger import ClassAccount, EventNote, SliceAccount
+from slicebw.core.membership import PodProblem
 from slicebw.core.plan import leaf_class, plan_class
 from slicebw.core.policy import LONGEST_NS, decide_rate, time_to_threshold_ns
-from slicebw.core.reports import ClassUsage, EventNote, PodProblem, UsageReport
+from slicebw.core.reports import NO_ID_LEFT, ClassUsage, UsageReport, class_usage, usage_report
 
 FAR_NS: Final = 100 * LONGEST_NS
 FAR_S: Final = 1 << 62

@@ -28,15 +28,8 @@ from slicebw.api.conditions import Condition
 from slicebw.api.fields import FieldError
 from slicebw.core.desired import SliceKey
 from slicebw.core.errors import TryLater
-from slicebw.core.reports import (
-    EventNote,
-    NodeWrite,
-    ReportWrite,
-    UsageRemoval,
-    UsageReport,
-    UsageWrite,
-    object_of,
-)
+from slicebw.core.ledger import EventNote
+from slicebw.core.reports import NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite, object_of
 from slicebw.folder.disk import STATUS, reason, remove, stem, write_atomically
 from slicebw.folder.documents import DocumentError, documents
 

@@ -9,7 +9,8 @@ from slicebw.api import bandwidth_usage, event, kinds, node_bandwidth
 from slicebw.api.conditions import Condition
 from slicebw.core.clock import TokenBucket
 from slicebw.core.errors import TryLater
-from slicebw.core.reports import EventNote, NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite
+from slicebw.core.ledger import EventNote
+from slicebw.core.reports import NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite
 from slicebw.kube.background import ApiThread
 from slicebw.kube.backoff import Backoff
 from slicebw.kube.client import ApiRefused, ApiUnreachable

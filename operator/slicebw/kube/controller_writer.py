@@ -9,7 +9,7 @@ from typing import Final
 from slicebw.api import event, kinds, pod, slice_bandwidth
 from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.core.desired import Pod, SliceKey
-from slicebw.core.reports import EventNote
+from slicebw.core.ledger import EventNote
 from slicebw.kube.background import ApiThread
 from slicebw.kube.client import ApiRefused, ApiUnreachable
 from slicebw.kube.controller_feed import ApiClusterFeed

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from slicebw.api import kinds
 from slicebw.core.desired import DEFAULT_LIMITS, ClassLimits, Mode, SliceKey
-from slicebw.core.reports import ClassUsage, EventNote, NodeReport, Reason, UsageReport
+from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
 from slicebw.core.text import rate_text
 
 BUSY_BPS: Final = 20_000_000

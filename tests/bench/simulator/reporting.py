@@ -13,8 +13,8 @@ from typing import Final
 from slicebw.agent.report_queue import ReportQueue
 from slicebw.agent.report_throttle import SILENCE_NS, ReportThrottle
 from slicebw.core.clock import NS
+from slicebw.core.ledger import EventNote
 from slicebw.core.policy import LONGEST_NS
-from slicebw.core.reports import EventNote
 from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread
 from tests.bench.simulator.fleet import Fleet, SimulatedNode

@@ -8,10 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
+from slicebw.core.clock import Instant
 from slicebw.core.dataplane import ROOT_ID
 from slicebw.core.desired import NodeSpec, SliceKey, Snapshot
 from slicebw.core.errors import SaveError
-from slicebw.core.ledger import ClassAccount, Instant, Ledger, SliceAccount
+from slicebw.core.ledger import ClassAccount, Ledger, SliceAccount
 from tests.unit.core.builders import M, Node, at, pod, spec
 
 KEY = SliceKey("ns", "slice")

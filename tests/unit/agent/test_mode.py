@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from slicebw.core.dataplane import RootQdisc
 from slicebw.core.desired import Mode, Snapshot
-from slicebw.core.reports import Reason
+from slicebw.core.ledger import Reason
 from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import M
 

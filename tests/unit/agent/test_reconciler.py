@@ -11,12 +11,12 @@ from slicebw.agent.checkpoint import FileStore
 from slicebw.agent.ports import Ports
 from slicebw.agent.reconciler import RETRY_NS, Reconciler
 from slicebw.agent.report_throttle import ReportThrottle
-from slicebw.core.clock import NS
+from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import ChangeClass, CreateClass, CreateRoot, DeleteClass, RootQdisc
 from slicebw.core.desired import Mode, NodeSpec, SliceKey, Snapshot
 from slicebw.core.errors import KernelError
-from slicebw.core.ledger import Instant, Ledger
-from slicebw.core.reports import EventNote, NodeReport, Reason, UsageReport
+from slicebw.core.ledger import EventNote, Ledger, Reason
+from slicebw.core.reports import NodeReport, UsageReport
 from slicebw.kernel.fake import FakeClassifier, FakeShaper, Fault
 from tests.unit.core.builders import M, at, pod, spec
 

@@ -3,7 +3,8 @@ from msgspec.structs import replace
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.clock import NS
 from slicebw.core.desired import Mode, SliceKey
-from slicebw.core.reports import ClassUsage, NodeReport, PodProblem, UsageReport
+from slicebw.core.membership import PodProblem
+from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
 
 KEY = SliceKey("ns", "slice")
 CLASS = ClassUsage(

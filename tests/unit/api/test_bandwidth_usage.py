@@ -13,7 +13,8 @@ from slicebw.api.bandwidth_usage import NodeUsage
 from slicebw.api.fields import FieldError
 from slicebw.core.dataplane import FIRST_ID, LAST_ID
 from slicebw.core.desired import SliceKey
-from slicebw.core.reports import OLDER_HAS_IT, ClassUsage, PodProblem, UsageReport
+from slicebw.core.membership import OLDER_HAS_IT, PodProblem
+from slicebw.core.reports import ClassUsage, UsageReport
 from slicebw.core.text import bytes_text
 from tests.unit.api import crd
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from slicebw.api import event
 from slicebw.core.desired import SliceKey
-from slicebw.core.reports import EventNote, Reason
+from slicebw.core.ledger import EventNote, Reason
 
 T0 = 1_795_341_600
 NOTE = EventNote(

@@ -8,7 +8,8 @@ from slicebw.api.slice_bandwidth import SliceRecord, SliceStatus
 from slicebw.controller.ports import ClusterFeed, ClusterWriter
 from slicebw.controller.status_loop import StatusLoop
 from slicebw.core.desired import DEFAULT_LIMITS, Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
-from slicebw.core.reports import EventNote, UsageReport
+from slicebw.core.ledger import EventNote
+from slicebw.core.reports import UsageReport
 from tests.support.reports import DAY_S, GB, PERIOD_START_S, class_usage, usage_report
 
 NAMESPACE = "princeton-codeen"

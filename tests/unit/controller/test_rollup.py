@@ -12,7 +12,8 @@ from slicebw.api.slice_bandwidth import SliceStatus, parse_status, status_object
 from slicebw.controller.rollup import PodsByNode, is_transition
 from slicebw.controller.rollup import roll_up as roll_up_with
 from slicebw.core.desired import DEFAULT_LIMITS, Selector, SliceKey, SliceSpec
-from slicebw.core.reports import OLDER_HAS_IT, PodProblem, UsageReport
+from slicebw.core.membership import OLDER_HAS_IT, PodProblem
+from slicebw.core.reports import UsageReport
 from tests.support.reports import DAY_S, GB, PERIOD_START_S, class_usage, usage_report
 
 NAMESPACE = "princeton-codeen"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from slicebw.core.clock import NS
+from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import (
     ChangeClass,
     Classification,
@@ -32,7 +32,7 @@ from slicebw.core.desired import (
     SliceSpec,
     Snapshot,
 )
-from slicebw.core.ledger import Instant, Ledger
+from slicebw.core.ledger import Ledger
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 
 M = 1_000_000

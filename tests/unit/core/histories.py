@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from slicebw.core import slice_ids as slice_ids_module
 from slicebw.core.accounting import restore_from_reports
-from slicebw.core.clock import NS
+from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import Classification, ObservedClass, ObservedTree, RemoveRoot, RootQdisc, TreeChange
 from slicebw.core.desired import (
     Mode,
@@ -34,7 +34,7 @@ from slicebw.core.desired import (
     Snapshot,
 )
 from slicebw.core.errors import KernelError
-from slicebw.core.ledger import Instant, Ledger
+from slicebw.core.ledger import Ledger
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.reports import UsageReport
 from slicebw.kernel.fake import FakeClassifier, FakeDevice, FakeShaper

@@ -1,8 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicebw.core.clock import NS, TokenBucket, elapsed_ns, step_s
-from slicebw.core.ledger import Instant
+from slicebw.core.clock import NS, Instant, TokenBucket, elapsed_ns, step_s
 from tests.unit.core.builders import at
 
 SECONDS = st.integers(-(10**9), 10**9)

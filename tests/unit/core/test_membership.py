@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from slicebw.core.desired import Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
-from slicebw.core.membership import Membership, age, resolve, with_last_good_selectors
-from slicebw.core.reports import OLDER_HAS_IT, PodProblem
+from slicebw.core.membership import OLDER_HAS_IT, Membership, PodProblem, age, resolve, with_last_good_selectors
 from tests.unit.core.builders import pod, spec
 
 KEY = SliceKey("ns", "slice")

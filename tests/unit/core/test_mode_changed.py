@@ -6,8 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.core.desired import Mode, NodeSpec
-from slicebw.core.ledger import Ledger
-from slicebw.core.reports import EventNote, Reason
+from slicebw.core.ledger import EventNote, Ledger, Reason
 from tests.unit.core.builders import M, Node, at, pod, spec
 
 ENFORCE, MONITOR, DISABLED = Mode.ENFORCE, Mode.MONITOR, Mode.DISABLED

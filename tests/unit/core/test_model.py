@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from slicebw.core.dataplane import leaf
 from slicebw.core.desired import NodeSpec, SliceKey, SliceSpec, TrafficClass
-from slicebw.core.reports import Reason
+from slicebw.core.ledger import Reason
 from tests.unit.core.builders import START_S, M, Node, at, pod, spec
 
 NAMES = ("alpha/s", "beta/s", "gamma/s")

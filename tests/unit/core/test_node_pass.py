@@ -5,14 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from slicebw.core.clock import NS
+from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import MAX_SLICES, DeleteClass, ForgiveDebt, RootQdisc
 from slicebw.core.desired import Mode, NodeSpec, SliceKey, TrafficClass
-from slicebw.core.ledger import Instant, Ledger
+from slicebw.core.ledger import Ledger, Reason
 from slicebw.core.node_pass import OUTBOX_LIMIT
 from slicebw.core.plan import matches
 from slicebw.core.policy import Rates, cap_bps
-from slicebw.core.reports import Reason
 from tests.unit.core.builders import START_S, M, Node, at, pod, spec
 
 KEY = SliceKey("ns", "slice")

@@ -2,8 +2,8 @@ from msgspec.structs import replace
 
 from slicebw.core.accounting import restore_from_reports
 from slicebw.core.desired import SliceKey
-from slicebw.core.ledger import Ledger
-from slicebw.core.reports import Reason, UsageReport
+from slicebw.core.ledger import Ledger, Reason
+from slicebw.core.reports import UsageReport
 from tests.unit.core.builders import M, Node, at, pod, spec
 
 KEY = SliceKey("ns", "slice")

@@ -13,7 +13,8 @@ import yaml
 from slicebw.agent.report_queue import ReportQueue
 from slicebw.api import bandwidth_usage
 from slicebw.core.desired import Mode, SliceKey
-from slicebw.core.reports import ClassUsage, EventNote, NodeReport, Reason, UsageReport
+from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
 from slicebw.folder import disk
 from slicebw.folder import sink as sink_module
 from slicebw.folder.feed import FolderFeed

@@ -4,9 +4,8 @@ A note's id is the same however often it is made or sent: the reporters derive t
 """
 
 from slicebw.core.desired import Mode, NodeSettings, SliceSpec, TrafficClass
-from slicebw.core.ledger import SliceAccount
+from slicebw.core.ledger import EventNote, Reason, SliceAccount
 from slicebw.core.policy import RateDecision, allowed_rates
-from slicebw.core.reports import EventNote, Reason
 from slicebw.core.text import bytes_text, rate_text, time_text
 
 
