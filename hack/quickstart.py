@@ -214,7 +214,7 @@ class Quickstart:
 
     def show_kernel(self) -> None:
         """Tc's view of codeen's class."""
-        classid = f"1:1{self.usages()['codeen'].class_id:03x}"
+        classid = f"1:1{self.usages()['codeen'].slice_id:03x}"
         self.note(f"$ tc -s class show dev {UPLINK} classid {classid}")
         shown = self._lab.node.run("tc", "-s", "class", "show", "dev", UPLINK, "classid", classid)
         print("\n".join(shown.splitlines()[:2]), flush=True)

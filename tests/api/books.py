@@ -100,9 +100,9 @@ def _totals(ledger: Ledger) -> dict[Entry, int]:
         for key, account in ledger.slices.items()
         for traffic_class in TrafficClass
     }
-    for name, class_id in ((ROOT, ROOT_ID), (DEFAULT, DEFAULT_ID)):
+    for name, slice_id in ((ROOT, ROOT_ID), (DEFAULT, DEFAULT_ID)):
         for traffic_class in TrafficClass:
-            account = ledger.node_totals.get(leaf(traffic_class, class_id))
+            account = ledger.node_totals.get(leaf(traffic_class, slice_id))
             found[name, traffic_class] = 0 if account is None else account.total_bytes
     return found
 

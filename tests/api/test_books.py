@@ -136,25 +136,25 @@ class Site:
         """Wait for it; a killed agent, or a watch that was cut, may need a while."""
         eventually(lambda: self.is_served(one), 40)
 
-    def until_drained(self, *class_ids: str) -> None:
+    def until_drained(self, *slice_ids: str) -> None:
         """Wait until nothing waits in these classes (none: in any), and nothing is under way."""
         last_bytes = -1
 
         def drained() -> bool:
             nonlocal last_bytes
-            before, last_bytes = last_bytes, sum(self.arrivals.now().values()) if not class_ids else 0
+            before, last_bytes = last_bytes, sum(self.arrivals.now().values()) if not slice_ids else 0
             shown = classes(self.net.node, self.net.uplink)
             waiting = [
-                one for name, one in shown.items() if one.waiting_packets and (name in class_ids or not class_ids)
+                one for name, one in shown.items() if one.waiting_packets and (name in slice_ids or not slice_ids)
             ]
             return not waiting and before == last_bytes
 
         eventually(drained, 20, every_s=0.5)
 
-    def class_ids(self, one: Slice) -> list[str]:
+    def slice_ids(self, one: Slice) -> list[str]:
         """Both classes of a slice."""
         account = next(account for key, account in self.totals.read().slices.items() if key.namespace == one.namespace)
-        return [f"1:{base:x}{account.class_id:03x}" for base in (1, 2)]
+        return [f"1:{base:x}{account.slice_id:03x}" for base in (1, 2)]
 
 
 class Chaos:
@@ -189,7 +189,7 @@ class Chaos:
         site, one = self.site, self.site.careful
         one.halt()
         site.limit(one, {"standard": GENEROUS, "exempt": GENEROUS})
-        site.until_drained(*site.class_ids(one))
+        site.until_drained(*site.slice_ids(one))
         before = site.arrivals.now()
         site.delete(one)
         eventually(lambda: site.is_unserved(one), 40)

@@ -27,7 +27,7 @@ def condition(lab: Lab, name: str, kind: str) -> dict[str, Any]:
 def test_the_older_slice_keeps_the_pod_and_the_younger_one_is_told_until_it_gets_it(lab: Lab, tmp_path: Path) -> None:
     namespace = lab.namespaces[0]
     lab.apply(0, maxRate="10M")
-    first = lab.class_id(0)
+    first = lab.slice_id(0)
     with Slicebw(
         tmp_path / "c.log", "controller", "--kubeconfig", str(lab.cluster.kubeconfig), "--status-interval", "1s"
     ):
@@ -66,7 +66,7 @@ def reread(lab: Lab, name: str) -> dict[str, Any]:
 def test_pods_that_cannot_be_limited_are_named(lab: Lab) -> None:
     namespace = lab.namespaces[0]
     lab.apply(0, maxRate="10M")
-    lab.class_id(0)
+    lab.slice_id(0)
     lab.cluster.create_pod(namespace, "pending", lab.node)
     spec = {"nodeName": lab.node, "hostNetwork": True, "containers": [{"name": "main", "image": "none"}]}
     lab.cluster.core.create_namespaced_pod(namespace, {"metadata": {"name": "host"}, "spec": spec})
@@ -93,7 +93,7 @@ def test_a_capped_slice_is_not_freed_by_deleting_its_namespace_and_making_it_aga
     namespace, pod = lab.namespaces[0], lab.net.pod(0)
     spec = {"period": "10m", "standard": {"maxRate": "20M", "budget": "4M", "threshold": "50%"}}
     lab.cluster.create(slice_bandwidth(namespace, "slice", **spec))
-    first = lab.class_id(0)
+    first = lab.slice_id(0)
     flow = lab.net.traffic(pod, lab.net.sink.address, 30)
     before = eventually(lambda: (usage := lab.usage(0))["standard"]["capped"] and usage, within_s=10)
     flow.stop()

@@ -180,7 +180,7 @@ def test_an_invalid_spec_is_named_with_its_field(cluster: Cluster, start: Start,
 def test_a_pod_that_an_older_slice_has_is_named_with_the_winner(cluster: Cluster, start: Start, namespace: str) -> None:
     cluster.create(slice_bandwidth(namespace, "codeen"))
     problem = PodProblem(f"{namespace}/web", f"{OLDER_HAS_IT}{namespace}/older")
-    put_usage(cluster, namespace, "n1", class_id=0, problems=(problem,))
+    put_usage(cluster, namespace, "n1", slice_id=0, problems=(problem,))
     start()
     eventually(lambda: condition(status_of(cluster, namespace), "Accepted")[:2] == ("False", "PodsTaken"))
     message = condition(status_of(cluster, namespace), "Accepted")[2]

@@ -30,7 +30,7 @@ class Lab:
     agent: Slicebw
 
     def classes(self) -> dict[str, ShownClass]:
-        """The kernel's classes as tc shows them, by class id."""
+        """The kernel's classes as tc shows them, by slice id."""
         return classes(self.net.node, self.net.uplink)
 
     def ceils(self) -> tuple[int | None, ...]:

@@ -34,19 +34,19 @@ class Lab:
     folder: Path
 
     def classes(self) -> dict[str, ShownClass]:
-        """The kernel's classes as tc shows them, by class id."""
+        """The kernel's classes as tc shows them, by slice id."""
         return classes(self.net.node, self.net.uplink)
 
-    def ceil_bps(self, class_id: str) -> int | None:
+    def ceil_bps(self, slice_id: str) -> int | None:
         """A class's ceiling in the kernel."""
-        found = self.classes().get(class_id)
+        found = self.classes().get(slice_id)
         return None if found is None else found.ceil_bps
 
     def usage(self, number: int) -> Any:
         """The BandwidthUsage of the slice of this number."""
         return self.cluster.read(kinds.BANDWIDTH_USAGE, f"slice.{self.node}", self.namespaces[number])
 
-    def class_id(self, number: int, traffic_class: str = "standard") -> str:
+    def slice_id(self, number: int, traffic_class: str = "standard") -> str:
         """The HTB class of a slice, once it is reported."""
         found: str = eventually(lambda: (self.usage(number) or {}).get(traffic_class, {}).get("classId"))
         return found
@@ -88,7 +88,7 @@ def test_a_slice_is_held_to_its_limits_and_nobody_else_is(lab: Lab) -> None:
     one, other = lab.net.pods
     lab.apply(0, maxRate="10M")
     lab.apply(1, maxRate="40M")
-    first = lab.class_id(0)
+    first = lab.slice_id(0)
     eventually(lambda: lab.ceil_bps(first) == 10 * M)
     assert 9 <= rate(lab, one) <= 10
     assert 9 <= rate(lab, one, lab.net.sink.address6) <= 10
@@ -117,7 +117,7 @@ def test_a_slice_is_held_to_its_limits_and_nobody_else_is(lab: Lab) -> None:
 
 def test_a_pod_becomes_a_map_entry_within_a_second_and_stops_being_one(lab: Lab) -> None:
     lab.apply(0, maxRate="10M")
-    lab.class_id(0)
+    lab.slice_id(0)
 
     def in_table(address: str) -> bool:
         return f"{address} : 1:1" in lab.net.node.run("nft", "list", "table", "inet", "slicebw")
@@ -132,7 +132,7 @@ def test_a_small_budget_is_capped_by_the_formula_kept_and_given_anew(lab: Lab) -
     budget, threshold, period_s = 30 * M, 15 * M, 25
     spec = {"period": f"{period_s}s", "standard": {"maxRate": "20M", "budget": "30M", "threshold": "50%"}}
     lab.cluster.create(slice_bandwidth(lab.namespaces[0], "slice", **spec))
-    first = lab.class_id(0)
+    first = lab.slice_id(0)
     flow = lab.net.traffic(lab.net.pods[0], lab.net.sink.address, 40)
 
     # The kernel's own counter and ceiling, as fast as tc can show them: when was the threshold crossed, when capped?

@@ -178,6 +178,6 @@ def agent_lab(pods: int) -> Iterator[AgentLab]:
 
 
 def class_minor(lab: AgentLab, number: int) -> str:
-    """The class id of a slice's standard class, as its BandwidthUsage reports it."""
+    """The slice id of a slice's standard class, as its BandwidthUsage reports it."""
     usage = lab.cluster.read(kinds.BANDWIDTH_USAGE, f"slice.{NODE}", namespace(number))
     return "" if usage is None else str(usage["standard"].get("classId", ""))

@@ -24,7 +24,7 @@ def _bps(text: str) -> int:
 
 
 class Bwmon:
-    """The loop's memory: bytes used and the counter when it was last read, by class id."""
+    """The loop's memory: bytes used and the counter when it was last read, by slice id."""
 
     def __init__(self, device: str, state: Path) -> None:
         self._device = device
@@ -33,23 +33,23 @@ class Bwmon:
         self._counters: dict[str, int] = {}
 
     def run_once(self, ceilings_bps: Mapping[str, int]) -> int:
-        """One pass; how many classes it changed. ``ceilings_bps``: what is wanted, by class id."""
+        """One pass; how many classes it changed. ``ceilings_bps``: what is wanted, by slice id."""
         command = ["tc", "-s", "class", "show", "dev", self._device]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         changed = 0
-        for class_id, rate, ceil, sent in _CLASS.findall(shown):
+        for slice_id, rate, ceil, sent in _CLASS.findall(shown):
             counter = int(sent)
-            self._used[class_id] = self._used.get(class_id, 0) + max(0, counter - self._counters.get(class_id, 0))
-            self._counters[class_id] = counter
-            wanted_bps = ceilings_bps.get(class_id)
+            self._used[slice_id] = self._used.get(slice_id, 0) + max(0, counter - self._counters.get(slice_id, 0))
+            self._counters[slice_id] = counter
+            wanted_bps = ceilings_bps.get(slice_id)
             if wanted_bps is not None and wanted_bps != _bps(ceil):
-                self._replace(class_id, _bps(rate), wanted_bps)
+                self._replace(slice_id, _bps(rate), wanted_bps)
                 changed += 1
         with self._state.open("wb") as file:
             pickle.dump((self._used, self._counters), file)
         return changed
 
-    def _replace(self, class_id: str, rate_bps: int, ceil_bps: int) -> None:
-        words = ["tc", "class", "replace", "dev", self._device, "parent", f"1:{class_id[2]}0", "classid", class_id]
+    def _replace(self, slice_id: str, rate_bps: int, ceil_bps: int) -> None:
+        words = ["tc", "class", "replace", "dev", self._device, "parent", f"1:{slice_id[2]}0", "classid", slice_id]
         words += ["htb", "rate", f"{rate_bps}bit", "ceil", f"{ceil_bps}bit", "quantum", "1600"]
         subprocess.run(words, check=True)

@@ -174,8 +174,8 @@ class Traffic:
 
     def send(self, slices: int) -> None:
         """One datagram from each of the first so many slices, in its standard class."""
-        for class_id in range(1, slices + 1):
-            priority = HANDLE_MAJOR << 16 | leaf(TrafficClass.STANDARD, class_id)
+        for slice_id in range(1, slices + 1):
+            priority = HANDLE_MAJOR << 16 | leaf(TrafficClass.STANDARD, slice_id)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
             self._socket.sendto(bytes(100), (SINK, 9))
 

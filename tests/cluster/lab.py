@@ -40,7 +40,7 @@ class Node(NetworkNamespace):
         return self.lab.hack("exec", self.name, *command)
 
     def classes(self) -> dict[str, tc.ShownClass]:
-        """The HTB classes of its uplink by class id, as tc shows them."""
+        """The HTB classes of its uplink by slice id, as tc shows them."""
         return tc.classes(self, self.uplink)
 
     def network_state(self) -> dict[str, str]:

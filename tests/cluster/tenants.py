@@ -80,7 +80,7 @@ class Tenant:
         """The slice's standard class in the node's kernel."""
         account = self.account(node)
         assert account is not None
-        return node.classes()[f"1:{leaf(TrafficClass.STANDARD, account.class_id):x}"]
+        return node.classes()[f"1:{leaf(TrafficClass.STANDARD, account.slice_id):x}"]
 
     def arrived_bytes(self, node: Node) -> int:
         """What arrived outside from the slice's pod on a node, while the test counts :meth:`ClusterLab.arrivals`."""

@@ -78,7 +78,7 @@ def lab(kernel: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fold
         lab.write_slice("codeen", standard={"maxRate": "10M"})
         lab.write_slice("coral", standard={"maxRate": "20M"})
         lab.start("--report-interval", "600s")
-        assert (lab.class_id("codeen"), lab.class_id("coral")) == ("1:1001", "1:1002")
+        assert (lab.slice_id("codeen"), lab.slice_id("coral")) == ("1:1001", "1:1002")
         with Sender(lab.pod("codeen"), lab.net.sink.address, SENT_BPS, seconds=600):
             yield lab
 

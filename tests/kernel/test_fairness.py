@@ -36,7 +36,7 @@ def tcp(lab: FolderLab, host: Host) -> AbstractContextManager[object]:
     return stack
 
 
-def rates_bps(lab: FolderLab, class_ids: Sequence[str]) -> list[float]:
+def rates_bps(lab: FolderLab, slice_ids: Sequence[str]) -> list[float]:
     """The rate at which each class sends, measured over some seconds; the sink confirms the sum."""
     begin = time.monotonic()
     wait_until(lambda: time.monotonic() - begin > SETTLE_S, "the flows have settled")
@@ -44,9 +44,9 @@ def rates_bps(lab: FolderLab, class_ids: Sequence[str]) -> list[float]:
     wait_until(lambda: time.monotonic() - before.at_s > MEASURED_S, "it has been measured")
     after, arrived = lab.counters(), lab.net.sink.received_bytes(lab.net.uplink) - arrived_before
     # These flows are all there is. The sink is read a moment after the classes, hence the tolerance.
-    sent_bytes = sum(after.sent_since(before, one) for one in class_ids)
+    sent_bytes = sum(after.sent_since(before, one) for one in slice_ids)
     assert arrived == pytest.approx(sent_bytes, rel=0.05)
-    return [after.rate_bps(before, one) for one in class_ids]
+    return [after.rate_bps(before, one) for one in slice_ids]
 
 
 VECTORS: dict[str, tuple[dict[str, Any], list[float]]] = {
@@ -70,7 +70,7 @@ def test_all_senders_get_their_published_shares_of_the_node_cap(tmp_path: Path, 
             wait_until(lambda name=name: lab.ceil_bps(name) == 10 * M, f"{name} is served")  # type: ignore[misc]
         for name in specs:
             flows.enter_context(flow(lab, lab.net.node if name == ROOT else lab.pod(name)))
-        class_ids = [ROOT_CLASS if name == ROOT else lab.class_id(name) for name in specs]
-        measured_mbps = [rate / M for rate in rates_bps(lab, class_ids)]
+        slice_ids = [ROOT_CLASS if name == ROOT else lab.slice_id(name) for name in specs]
+        measured_mbps = [rate / M for rate in rates_bps(lab, slice_ids)]
     print(f"{vector}, {flow.__name__}: {' '.join(f'{rate:.2f}' for rate in measured_mbps)} Mbit/s")
     assert measured_mbps == [pytest.approx(rate, rel=0.1) for rate in published_mbps]

@@ -50,7 +50,7 @@ def test_a_class_without_a_slice_is_removed_logged_and_counted(lab: FolderLab) -
 
 def test_a_slices_class_that_is_missing_is_made_again(lab: FolderLab) -> None:
     start(lab)
-    missing = lab.class_id("coral")
+    missing = lab.slice_id("coral")
     tc(lab, f"class del UPLINK classid {missing}")
     wait_until(lambda: lab.ceil_bps("coral") == 20 * M, "it is there again", seconds=1)
     wait_until(lambda: metric(lab, "repairs_total") >= 1, "it is counted as another hand's")

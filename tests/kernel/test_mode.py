@@ -31,7 +31,7 @@ def traces(lab: FolderLab) -> tuple[str, str]:
 
 
 def until_ceilings(lab: FolderLab, **ceilings: int) -> None:
-    """Wait until the kernel has these ceilings, in bit/s, by class id without its ``1:``."""
+    """Wait until the kernel has these ceilings, in bit/s, by slice id without its ``1:``."""
     wanted = {name.replace("class_", "1:"): rate_bps for name, rate_bps in ceilings.items()}
 
     def hold() -> bool:
@@ -56,7 +56,7 @@ def test_disabled_leaves_the_device_as_it_was_found_and_enforce_brings_everythin
     found = traces(lab)
     set_mode(lab, "Enforce")
     lab.start()
-    codeen = lab.class_id("codeen")
+    codeen = lab.slice_id("codeen")
     until_ceilings(lab, class_10=200 * M, class_1001=10 * M)
     assert codeen == "1:1001"
     assert traces(lab) != found
@@ -71,7 +71,7 @@ def test_disabled_leaves_the_device_as_it_was_found_and_enforce_brings_everythin
 
     set_mode(lab, "Enforce")
     until_ceilings(lab, class_10=200 * M, class_1001=10 * M)
-    assert lab.class_id("codeen") == codeen
+    assert lab.slice_id("codeen") == codeen
     # What went by while the node was left alone is nobody's; what was used before is still used.
     wait_until(lambda: used_bytes(lab) == used + lab.classes()[codeen].sent_bytes, "usage continues")
     assert 8 <= rate_mbps(lab, "codeen") <= 10
@@ -81,7 +81,7 @@ def test_monitor_limits_nothing_and_counts_everything(lab: FolderLab) -> None:
     lab.write_slice("codeen", standard={"maxRate": "10M", "budget": "10M", "threshold": "50%"})
     set_mode(lab, "Monitor")
     lab.start()
-    codeen = lab.class_id("codeen")
+    codeen = lab.slice_id("codeen")
     until_ceilings(lab, class_10=1000 * M, class_20=1000 * M, class_1001=1000 * M)
     assert rate_mbps(lab, "codeen", 3) > 50
     wait_until(lambda: lab.events("BandwidthCapped"), "the event that would be")

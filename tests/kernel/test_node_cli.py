@@ -99,7 +99,7 @@ def send(lab: FolderLab, name: str, packets: int) -> int:
 
 def test_show_puts_the_ledger_and_the_kernel_side_by_side_while_the_agent_runs(lab: FolderLab) -> None:
     start(lab)
-    ids = {name: lab.class_id(name) for name in lab.names}
+    ids = {name: lab.slice_id(name) for name in lab.names}
     sent = send(lab, "coral", 100)
     wait_until(lambda: row(lab, "coral/coral")["used_bytes"] == sent, "it is counted", seconds=20)
     pod = lab.pod("coral")

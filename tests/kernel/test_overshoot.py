@@ -112,7 +112,7 @@ def test_constant_overload_uses_the_budget_and_no_more(tmp_path: Path, case: Cas
         lab = stack.enter_context(folder_lab(tmp_path, NAME, offloads=bundles, cap="1G"))
         lab.write_slice(NAME, period=f"{case.period_s}s", standard=standard)
         lab.start("--report-interval", "60s")
-        lab.class_id(NAME)
+        lab.slice_id(NAME)
         stack.callback(send(lab, case))
         seen = periods(lab)
         found = [next(seen) for _ in range(case.periods)]

@@ -61,13 +61,13 @@ def build(lab: Topology, shaper: HtbShaper, classifier: NftClassifier) -> Node:
     return Node(lab, shaper, classifier, wanted)
 
 
-def add_slice(node: Node, class_id: int) -> None:
+def add_slice(node: Node, slice_id: int) -> None:
     """One more pod, in a slice of its own."""
     pod = node.lab.add_pod()
-    minor = 0x1000 | class_id
+    minor = 0x1000 | slice_id
     node.wanted[minor] = replace(node.wanted[0x1001], minor=minor, leaf_major=minor)
     node.apply(CreateClass(node.wanted[minor]))
-    node.classifier.apply(UpdateTable(add=((pod.address, class_id),)))
+    node.classifier.apply(UpdateTable(add=((pod.address, slice_id),)))
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ def test_spare_bandwidth_is_shared_by_quantum(exact_node: Node) -> None:
     lab = exact_node.lab
     exact_node.set(0x10, ceil_bps=10 * M)
     pods: dict[int, Namespace] = {0x1001: lab.pod(0), 0x1002: lab.pod(1)}
-    for class_id in (3, 4, 5):
-        add_slice(exact_node, class_id)
-        pods[0x1000 | class_id] = lab.pods[-1]
+    for slice_id in (3, 4, 5):
+        add_slice(exact_node, slice_id)
+        pods[0x1000 | slice_id] = lab.pods[-1]
     with_root = rates_of_all_sending(exact_node, {0x1000: lab.node, **pods})
     assert with_root == pytest.approx([5, 1, 1, 1, 1, 1], rel=0.1)
     assert rates_of_all_sending(exact_node, pods) == pytest.approx([2] * 5, rel=0.1)

@@ -59,7 +59,7 @@ def capped(lab: FolderLab) -> bool:
 def assert_same(lab: FolderLab, before: SliceAccount) -> None:
     """Same class, same period, nothing forgotten, and nobody told twice."""
     now = account(lab)
-    assert now.class_id == before.class_id
+    assert now.slice_id == before.slice_id
     assert now.period_start_s == before.period_start_s
     assert now.standard.used_bytes >= before.standard.used_bytes
     assert len(lab.events("BandwidthCapped")) == 1
@@ -90,7 +90,7 @@ def test_an_agent_killed_again_and_again_disturbs_nobody_and_loses_nothing(lab: 
     seed = random.randrange(10**6)
     draw = random.Random(seed)
     before = cap_codeen(lab)
-    coral = lab.class_id("coral")
+    coral = lab.slice_id("coral")
     shown = lab.classes()[coral]
     rates_mbps = []
     with (
@@ -234,7 +234,7 @@ def test_a_reboot_forgives_nothing(lab: FolderLab) -> None:
     lab.start()
     assert_same(lab, before)
     assert capped(lab)
-    assert lab.classes()[lab.class_id("codeen")].sent_bytes == 0
+    assert lab.classes()[lab.slice_id("codeen")].sent_bytes == 0
     lab.send("codeen", 5, chunk=5)
     lab.until_counted("codeen")
 
@@ -289,16 +289,16 @@ def test_an_address_that_passes_to_another_slices_pod_is_charged_to_that_one_fro
 ) -> None:
     codeen, coral = lab.pod("codeen"), lab.pod("coral")
     address = codeen.address
-    classes = {name: lab.class_id(name) for name in ("codeen", "coral")}
+    classes = {name: lab.slice_id(name) for name in ("codeen", "coral")}
     held = [pod_object("codeen", address, codeen.address6), pod_object("coral", coral.address)]
     moved = [pod_object("codeen", codeen.address6), pod_object("coral", coral.address, address)]
 
     def owner() -> str:
         listing = lab.net.node.run("nft", "list", "map", "inet", "slicebw", "standard4")
-        return next(name for name, class_id in classes.items() if f"{address} : {class_id}" in listing)
+        return next(name for name, slice_id in classes.items() if f"{address} : {slice_id}" in listing)
 
-    def sent(class_id: str) -> int:
-        return lab.classes()[class_id].sent_bytes
+    def sent(slice_id: str) -> int:
+        return lab.classes()[slice_id].sent_bytes
 
     with Sender(codeen, lab.net.sink.address, 800_000, sizes=(200, 200)):
         for objects, name, other in [(moved, "coral", "codeen"), (held, "codeen", "coral")] * 3:

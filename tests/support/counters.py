@@ -18,18 +18,18 @@ _UNDISTURBED_S: Final = 0.003
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Bytes sent by class id as tc writes it, and when they were read (monotonic clock)."""
+    """Bytes sent by slice id as tc writes it, and when they were read (monotonic clock)."""
 
     at_s: float
     sent_bytes: Mapping[str, int]
 
-    def sent_since(self, before: "Counters", class_id: str) -> int:
+    def sent_since(self, before: "Counters", slice_id: str) -> int:
         """Bytes that a class has sent between two readings."""
-        return self.sent_bytes[class_id] - before.sent_bytes[class_id]
+        return self.sent_bytes[slice_id] - before.sent_bytes[slice_id]
 
-    def rate_bps(self, before: "Counters", class_id: str) -> float:
+    def rate_bps(self, before: "Counters", slice_id: str) -> float:
         """The rate at which a class has sent between two readings."""
-        return self.sent_since(before, class_id) * 8 / (self.at_s - before.at_s)
+        return self.sent_since(before, slice_id) * 8 / (self.at_s - before.at_s)
 
 
 def read_counters(shaper: HtbShaper, device: str) -> Counters:

@@ -111,17 +111,17 @@ class FolderLab:
         """A slice's account in the ledger on disk."""
         return self.ledger().slices.get(SliceKey(name, name))
 
-    def class_id(self, name: str) -> str:
+    def slice_id(self, name: str) -> str:
         """A slice's standard class as tc names it, once it has one."""
         wait_until(lambda: self.account(name) is not None, f"{name} has a class")
         account = self.account(name)
         assert account is not None
-        return f"1:1{account.class_id:03x}"
+        return f"1:1{account.slice_id:03x}"
 
     def until_served(self, *names: str) -> None:
         """Wait until the slices' pods send through classes of their own."""
         for name in names:
-            element = f"{self.pod(name).address} : {self.class_id(name)}"
+            element = f"{self.pod(name).address} : {self.slice_id(name)}"
             wait_until(lambda element=element: element in self.ruleset(), f"the table has {element}")  # type: ignore[misc]
 
     def ruleset(self) -> str:
@@ -146,7 +146,7 @@ class FolderLab:
     # What the kernel and the sink say.
 
     def classes(self) -> dict[str, ShownClass]:
-        """The kernel's classes as tc shows them, by class id."""
+        """The kernel's classes as tc shows them, by slice id."""
         return classes(self.net.node, self.net.uplink)
 
     def counters(self) -> Counters:
@@ -157,7 +157,7 @@ class FolderLab:
     def ceil_bps(self, name: str) -> int | None:
         """The ceiling of a slice's standard class, None where it has no class."""
         account = self.account(name)
-        shown = None if account is None else self.classes().get(f"1:1{account.class_id:03x}")
+        shown = None if account is None else self.classes().get(f"1:1{account.slice_id:03x}")
         return None if shown is None else shown.ceil_bps
 
     def pod(self, name: str) -> Host:

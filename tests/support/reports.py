@@ -30,7 +30,7 @@ def usage_report(
     *,
     standard: ClassUsage | None = None,
     exempt: ClassUsage | None = None,
-    class_id: int = 0x123,
+    slice_id: int = 0x123,
     generation: int = 1,
     period_start_s: int = PERIOD_START_S,
     period_end_s: int = PERIOD_START_S + DAY_S,
@@ -39,7 +39,7 @@ def usage_report(
 ) -> UsageReport:
     return UsageReport(
         key=SliceKey(namespace, name),
-        class_id=class_id,
+        slice_id=slice_id,
         generation=generation,
         period_start_s=period_start_s,
         period_end_s=period_end_s,

@@ -25,7 +25,7 @@ class ShownClass:
 
 
 def classes(namespace: NetworkNamespace, device: str) -> dict[str, ShownClass]:
-    """All HTB classes of a device by class id, in exact units where tc gives them."""
+    """All HTB classes of a device by slice id, in exact units where tc gives them."""
     shown = namespace.run("tc", "-s", "class", "show", "dev", device)
     found = {}
     for block in shown.split("\n\n"):

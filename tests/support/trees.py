@@ -21,15 +21,15 @@ from slicebw.core.desired import TrafficClass
 LINE_RATE_BPS = 10_000_000_000
 
 
-def tree(class_ids: Iterable[int] = (1, 2), *, line_rate_bps: int = LINE_RATE_BPS) -> dict[int, ClassSpec]:
+def tree(slice_ids: Iterable[int] = (1, 2), *, line_rate_bps: int = LINE_RATE_BPS) -> dict[int, ClassSpec]:
     """A whole tree by minor: root, default and these slices, none of them held to less than the line rate."""
     specs = {TOP: ClassSpec(TOP, 0, line_rate_bps, line_rate_bps)}
     for parent in PARENTS.values():
         specs[parent] = ClassSpec(parent, TOP, MIN_KERNEL_RATE_BPS, line_rate_bps)
-    for class_id in (ROOT_ID, DEFAULT_ID, *class_ids):
-        share = ROOT_SHARE if class_id == ROOT_ID else 1
+    for slice_id in (ROOT_ID, DEFAULT_ID, *slice_ids):
+        share = ROOT_SHARE if slice_id == ROOT_ID else 1
         for traffic_class, parent in PARENTS.items():
-            minor = leaf(traffic_class, class_id)
+            minor = leaf(traffic_class, slice_id)
             quantum = share * QUANTUM_PER_SHARE_BYTES
             specs[minor] = ClassSpec(minor, parent, MIN_KERNEL_RATE_BPS, line_rate_bps, quantum, minor)
     return specs

@@ -268,7 +268,7 @@ def _to_document(ledger: Ledger, accounts: list[msgspec.Raw]) -> dict[str, objec
     return {
         "slices": accounts,
         "node_totals": ledger.node_totals,
-        "last_class_id": ledger.last_class_id,
+        "last_class_id": ledger.last_slice_id,
         "read_at": ledger.read_at,
         "device": ledger.device,
         "had_tree": ledger.had_tree,
@@ -283,7 +283,7 @@ def _from_form(form: _LedgerForm) -> Ledger:
     return Ledger(
         slices={account.key: account for account in form.slices},
         node_totals=form.node_totals,
-        last_class_id=form.last_class_id,
+        last_slice_id=form.last_class_id,
         read_at=form.read_at,
         device=form.device,
         had_tree=form.had_tree,

@@ -20,10 +20,10 @@ _MAX_TIME_S: Final = 1 << 40
 
 
 def wrong_ledger(
-    accounts: Iterable[SliceAccount], node_totals: Iterable[ClassAccount], last_class_id: int, read_at: Instant | None
+    accounts: Iterable[SliceAccount], node_totals: Iterable[ClassAccount], last_slice_id: int, read_at: Instant | None
 ) -> str | None:
-    """Of a ledger: figures in their ranges, every slice once, no class id twice."""
-    return next(_wrong_ledger(accounts, node_totals, last_class_id, read_at), None)
+    """Of a ledger: figures in their ranges, every slice once, no slice id twice."""
+    return next(_wrong_ledger(accounts, node_totals, last_slice_id, read_at), None)
 
 
 def wrong_wishes(wishes: Snapshot) -> str | None:
@@ -32,7 +32,7 @@ def wrong_wishes(wishes: Snapshot) -> str | None:
 
 
 def _wrong_ledger(
-    accounts: Iterable[SliceAccount], node_totals: Iterable[ClassAccount], last_class_id: int, read_at: Instant | None
+    accounts: Iterable[SliceAccount], node_totals: Iterable[ClassAccount], last_slice_id: int, read_at: Instant | None
 ) -> Iterator[str]:
     keys: set[SliceKey] = set()
     owners: dict[int, SliceKey] = {}
@@ -42,17 +42,17 @@ def _wrong_ledger(
         if account.key in keys:
             yield f"{what} is there twice"
         keys.add(account.key)
-        yield from _outside(f"{what}: class_id", account.class_id, 0, LAST_ID)
-        if account.class_id and account.class_id in owners:
-            yield f"{what}: class_id: {account.class_id} is that of slice {owners[account.class_id]} too"
-        owners[account.class_id] = account.key
+        yield from _outside(f"{what}: class_id", account.slice_id, 0, LAST_ID)
+        if account.slice_id and account.slice_id in owners:
+            yield f"{what}: class_id: {account.slice_id} is that of slice {owners[account.slice_id]} too"
+        owners[account.slice_id] = account.key
         yield from _outside(f"{what}: period_start_s", account.period_start_s, -_MAX_TIME_S, _MAX_TIME_S)
         yield from _wrong_limits(what, account.limits)
         for traffic_class in TrafficClass:
             yield from _wrong_counts(f"{what}: {traffic_class}", account.of(traffic_class))
     for total in node_totals:
         yield from _wrong_counts("node", total)
-    yield from _outside("last_class_id", last_class_id, FIRST_ID - 1, LAST_ID)
+    yield from _outside("last_class_id", last_slice_id, FIRST_ID - 1, LAST_ID)
     if read_at is not None:
         yield from _outside("read_at.wall_ns", read_at.wall_ns, -_MAX_COUNT, _MAX_COUNT)
 

@@ -85,7 +85,7 @@ def _slices(last: PassResult) -> Iterable[Metric]:
             used.add_metric(labels, usage.used_bytes)
             budget.add_metric(labels, usage.budget_bytes)
             capped.add_metric(labels, usage.capped)
-            if report.class_id:
+            if report.slice_id:
                 rate.add_metric(labels, usage.rate_bps)
     return sent, used, budget, rate, capped
 
@@ -100,9 +100,9 @@ def _node(last: PassResult) -> Iterator[Metric]:
         "Bytes sent outside all slices: by the node itself (root), and unclassified (default).",
         labels=("traffic", "class"),
     )
-    for name, class_id in _OWN:
+    for name, slice_id in _OWN:
         for traffic_class in TrafficClass:
-            account = last.ledger.node_totals.get(leaf(traffic_class, class_id))
+            account = last.ledger.node_totals.get(leaf(traffic_class, slice_id))
             if account is not None:
                 sent.add_metric((name, traffic_class.value), account.total_bytes)
     yield sent

@@ -23,7 +23,7 @@ from slicebw.core.dataplane import (
     RootQdisc,
     TableChange,
     TreeChange,
-    class_id_of,
+    slice_id_of,
 )
 from slicebw.core.desired import NodeSpec, Snapshot
 from slicebw.core.errors import KernelError, SaveError
@@ -96,7 +96,7 @@ class Reconciler:
         result = run_pass(PassInput(snapshot, tree, table, self._ledger, self._clock()), self.last)
         for line in transitions(self._ledger, result.ledger):
             log.info("%s", line)
-        # Before anything is applied: applying can destroy counters, and a class id must outlive a crash.
+        # Before anything is applied: applying can destroy counters, and a slice id must outlive a crash.
         saved = self._save(result.ledger)
         self._count_repairs(result)
         held = self._apply(tree, result, saved=saved)
@@ -201,9 +201,9 @@ class Reconciler:
         still_open = set(open_changes)
         done = [change for change in changes if change not in still_open]
         self.stats.applied.add(done)
-        known = {account.class_id for account in result.ledger.slices.values()}
+        known = {account.slice_id for account in result.ledger.slices.values()}
         self.stats.orphans += sum(
-            isinstance(change, DeleteClass) and class_id_of(change.minor) not in known for change in done
+            isinstance(change, DeleteClass) and slice_id_of(change.minor) not in known for change in done
         )
         return not open_changes
 

@@ -16,7 +16,7 @@ def transitions(before: Ledger, after: Ledger) -> Iterator[str]:
         if account.live and not was_live:
             yield f"slice came slice={key} {_limits(account)}"
         elif was_live and not account.live:
-            yield f"slice went slice={key} class_id={account.class_id:03x}; its usage is kept until its period ends"
+            yield f"slice went slice={key} slice_id={account.slice_id:03x}; its usage is kept until its period ends"
         elif last is not None and last.limits != account.limits:
             yield f"limits changed slice={key} {_limits(account)}"
     for key in before.slices.keys() - after.slices.keys():
@@ -28,7 +28,7 @@ def transitions(before: Ledger, after: Ledger) -> Iterator[str]:
 
 
 def _limits(account: SliceAccount) -> str:
-    words = [f"class_id={account.class_id:03x} generation={account.generation} period_s={account.limits.period_s}"]
+    words = [f"slice_id={account.slice_id:03x} generation={account.generation} period_s={account.limits.period_s}"]
     words += [_class_limits(traffic_class, account.limits.of(traffic_class)) for traffic_class in TrafficClass]
     return " ".join(words)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from slicebw.api import kinds
 from slicebw.api.fields import FieldError, Fields, Metadata
 from slicebw.api.quantity import QuantityError, parse_time, shown
-from slicebw.core.dataplane import class_id_of, classid, leaf
+from slicebw.core.dataplane import classid, leaf, slice_id_of
 from slicebw.core.desired import SliceKey, TrafficClass
 from slicebw.core.membership import PodProblem
 from slicebw.core.reports import ClassUsage, UsageReport
@@ -88,7 +88,7 @@ def to_object(report: UsageReport, node_name: str, node_uid: str | None, reporte
         "reportedAt": time_text(reported_at_s),
     }
     for traffic_class in TrafficClass:
-        body[traffic_class] = _class_object(report.of(traffic_class), traffic_class, report.class_id)
+        body[traffic_class] = _class_object(report.of(traffic_class), traffic_class, report.slice_id)
     if report.problems:
         listed = report.problems
         if len(listed) > MAX_LISTED:  # conflicts first: from them the controller tells whether the spec is unambiguous
@@ -110,7 +110,7 @@ def parse(obj: object) -> NodeUsage:
         standard = fields.inner("standard")
         report = UsageReport(
             key=SliceKey(_namespace(metadata), fields.must("sliceName", _name)),
-            class_id=0 if standard.raw("classId") is None else standard.must("classId", _class_id),
+            slice_id=0 if standard.raw("classId") is None else standard.must("classId", _class_id),
             generation=fields.must("observedGeneration", _count),
             period_start_s=fields.must("periodStart", parse_time),
             period_end_s=fields.must("periodEnd", parse_time),
@@ -140,7 +140,7 @@ def _shown(name: str) -> str:
     return name if kinds.name_error(name) is None else shown(name)
 
 
-def _class_object(usage: ClassUsage, traffic_class: TrafficClass, class_id: int) -> dict[str, Any]:
+def _class_object(usage: ClassUsage, traffic_class: TrafficClass, slice_id: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "used": bytes_text(usage.used_bytes),
         "bytesUsed": usage.used_bytes,
@@ -154,8 +154,8 @@ def _class_object(usage: ClassUsage, traffic_class: TrafficClass, class_id: int)
     }
     if usage.capped_since_s is not None:
         body["cappedSince"] = time_text(usage.capped_since_s)
-    if class_id:
-        body["classId"] = classid(leaf(traffic_class, class_id))
+    if slice_id:
+        body["classId"] = classid(leaf(traffic_class, slice_id))
     return body
 
 
@@ -206,7 +206,7 @@ def _count(value: object) -> int:
 
 def _class_id(value: object) -> int:
     match = _CLASS_ID.fullmatch(value) if isinstance(value, str) else None
-    class_id = class_id_of(int(match[1], 16)) if match is not None else None
-    if class_id is None:
-        raise QuantityError(f"{shown(value)} must be a class id as tc writes it (1:1001)")
-    return class_id
+    slice_id = slice_id_of(int(match[1], 16)) if match is not None else None
+    if slice_id is None:
+        raise QuantityError(f"{shown(value)} must be a slice id as tc writes it (1:1001)")
+    return slice_id

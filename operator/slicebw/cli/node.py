@@ -88,20 +88,20 @@ def _kernel(netns: str | None, device: str | None) -> tuple[ObservedTree, Classi
 def _rows(ledger: Ledger, tree: ObservedTree, table: Classification) -> Iterator[Row]:
     """The node's own classes, every slice's, and classes that no account knows."""
     addresses: dict[int, list[str]] = {}
-    for address, class_id in sorted(table.slices.items()):
-        addresses.setdefault(class_id, []).append(address)
+    for address, slice_id in sorted(table.slices.items()):
+        addresses.setdefault(slice_id, []).append(address)
     shown: set[int] = set()
-    for class_id, name in ((ROOT_ID, "(root)"), (DEFAULT_ID, "(default)")):
+    for slice_id, name in ((ROOT_ID, "(root)"), (DEFAULT_ID, "(default)")):
         for traffic_class in TrafficClass:
-            minor = leaf(traffic_class, class_id)
+            minor = leaf(traffic_class, slice_id)
             total = ledger.node_totals.get(minor)
             shown.add(minor)
             yield _row(name, traffic_class, minor, "own", tree, used_bytes=total.total_bytes if total else None)
     for account in sorted(ledger.slices.values(), key=lambda account: account.key):
         for traffic_class in TrafficClass:
-            minor = leaf(traffic_class, account.class_id)
+            minor = leaf(traffic_class, account.slice_id)
             shown.add(minor)
-            yield _account_row(account, traffic_class, minor, tree, tuple(addresses.get(account.class_id, ())))
+            yield _account_row(account, traffic_class, minor, tree, tuple(addresses.get(account.slice_id, ())))
     for minor, seen in sorted(tree.classes.items()):
         if minor not in shown and seen.leaf_major:
             yield _row("(unknown)", None, minor, "orphan", tree)
@@ -114,7 +114,7 @@ def _account_row(
     return _row(
         str(account.key),
         traffic_class,
-        minor if account.class_id else 0,
+        minor if account.slice_id else 0,
         "live" if account.live else "gone",
         tree,
         used_bytes=kept.used_bytes,

@@ -50,8 +50,8 @@ def roll_up(
         now_s: the time of transition of conditions that change, in seconds since the epoch.
     """
     ordered = sorted(usages, key=lambda usage: usage.node_name)
-    running = [usage for usage in ordered if usage.report.class_id]
-    counting = [usage for usage in ordered if usage.report.class_id or _has_used(usage.report)]
+    running = [usage for usage in ordered if usage.report.slice_id]
+    counting = [usage for usage in ordered if usage.report.slice_id or _has_used(usage.report)]
     accepted, capped = (one.dated(now_s, spec) for one in (_accepted(spec, ordered), _capped(running)))
     kept = next((one for one in previous if one.type == ENFORCED), None) if located is None else None
     enforced = kept or _enforced(spec, ordered, located).dated(now_s, spec)
@@ -69,7 +69,7 @@ def roll_up(
 def is_outdated(located: PodsByNode | str, usages: Iterable[NodeUsage]) -> bool:
     """Whether a node reports the slice on which the list found no pod of it: then a pod has started since the list."""
     return isinstance(located, Mapping) and any(
-        usage.report.class_id and usage.node_name not in located for usage in usages
+        usage.report.slice_id and usage.node_name not in located for usage in usages
     )
 
 
@@ -183,7 +183,7 @@ def _by_report(spec: SliceSpec, usages: Sequence[NodeUsage], located: PodsByNode
     nodes, reports = _Nodes(), {usage.node_name: usage.report for usage in usages}
     for node in sorted(located):
         report = reports.get(node)
-        if report is None or not (report.class_id or report.unenforced):
+        if report is None or not (report.slice_id or report.unenforced):
             nodes.silent.append(node)
         elif report.unenforced:
             nodes.unlimited.append(f"{node} ({report.unenforced})")

@@ -124,7 +124,7 @@ def reset_baselines(ledger: Ledger, device: str, classes: Mapping[int, ObservedC
         return replace(account, counter_bytes=0 if observed is None else observed.sent_bytes)
 
     def reset_slice(account: SliceAccount) -> SliceAccount:
-        standard, exempt = observed_leaves(account.class_id, classes)
+        standard, exempt = observed_leaves(account.slice_id, classes)
         return replace(account, standard=reset(account.standard, standard), exempt=reset(account.exempt, exempt))
 
     slices = {key: reset_slice(account) for key, account in ledger.slices.items()}
@@ -133,12 +133,12 @@ def reset_baselines(ledger: Ledger, device: str, classes: Mapping[int, ObservedC
 
 
 def observed_leaves(
-    class_id: int, classes: Mapping[int, ObservedClass]
+    slice_id: int, classes: Mapping[int, ObservedClass]
 ) -> tuple[ObservedClass | None, ObservedClass | None]:
     """Return both classes of a slice as observed. A slice that is only remembered has none: id 0 is the host's."""
-    if not class_id:
+    if not slice_id:
         return None, None
-    return classes.get(leaf(TrafficClass.STANDARD, class_id)), classes.get(leaf(TrafficClass.EXEMPT, class_id))
+    return classes.get(leaf(TrafficClass.STANDARD, slice_id)), classes.get(leaf(TrafficClass.EXEMPT, slice_id))
 
 
 def restore_from_reports(ledger: Ledger, reported: Iterable[UsageReport], now: Instant) -> Ledger:
@@ -164,7 +164,7 @@ def _remembered(report: UsageReport, start_s: int) -> SliceAccount:
     return SliceAccount(
         key=report.key,
         uid="",
-        class_id=0,
+        slice_id=0,
         generation=0,
         period_start_s=start_s,
         limits=replace(DEFAULT_LIMITS, period_s=report.period_end_s - report.period_start_s),
@@ -175,7 +175,7 @@ def _remembered(report: UsageReport, start_s: int) -> SliceAccount:
 
 
 def _merged(account: SliceAccount, report: UsageReport, start_s: int) -> SliceAccount:
-    same_classes = account.class_id == report.class_id
+    same_classes = account.slice_id == report.slice_id
     merged = replace(account, period_start_s=start_s)
     for traffic_class in TrafficClass:
         kept, usage = account.of(traffic_class), report.of(traffic_class)

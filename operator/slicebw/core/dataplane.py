@@ -47,12 +47,12 @@ MIN_KERNEL_RATE_BPS: Final = 8
 """HTB counts whole bytes a second, at least one."""
 
 
-def leaf(traffic_class: TrafficClass, class_id: int) -> int:
+def leaf(traffic_class: TrafficClass, slice_id: int) -> int:
     """The minor of a slice's (or root's, or default's) leaf class."""
-    return _LEAF_BASE[traffic_class] | class_id
+    return _LEAF_BASE[traffic_class] | slice_id
 
 
-def class_id_of(minor: int) -> int | None:
+def slice_id_of(minor: int) -> int | None:
     """The slice id within a leaf's minor; None for minors that are no leaf's."""
     return minor & 0xFFF if minor & ~0xFFF in _LEAF_BASE.values() else None
 
@@ -63,7 +63,7 @@ def kernel_rate(rate_bps: int) -> int:
 
 
 def classid(minor: int) -> str:
-    """A class id as tc writes it: ``1:1001``."""
+    """A slice id as tc writes it: ``1:1001``."""
     return f"{HANDLE_MAJOR:x}:{minor:x}"
 
 
@@ -249,7 +249,7 @@ class UpdateTable(Struct, frozen=True):
 
     def __str__(self) -> str:
         words = [f"-{address}" for address in self.remove]
-        words += [f"+{address}={class_id:03x}" for address, class_id in self.add]
+        words += [f"+{address}={slice_id:03x}" for address, slice_id in self.add]
         words += [f"-exempt {network}" for network in self.exempt_remove]
         words += [f"+exempt {network}" for network in self.exempt_add]
         more = len(words) - _MOST_SHOWN

@@ -62,7 +62,7 @@ def period_end_notes(before: SliceAccount, settings: NodeSettings, now_s: int) -
 
 
 def refused_note(spec: SliceSpec, most: int, now_s: int) -> EventNote:
-    """There is no class id left on the node."""
+    """There is no slice id left on the node."""
     message = (
         f"Slice {spec.key} has no class of its own: this node already has {most} slices, the most it can hold; "
         "its traffic counts as default"

@@ -1,4 +1,4 @@
-"""The node-local account of every slice: who has which class id, since when, and how much of which budget is used.
+"""The node-local account of every slice: who has which slice id, since when, and how much of which budget is used.
 
 A ledger is a value. :mod:`slicebw.core.accounting` folds kernel counters into it, and
 :mod:`slicebw.core.node_pass` decides on it.
@@ -55,12 +55,12 @@ class ClassAccount(Struct, frozen=True, gc=False):
 class SliceAccount(Struct, frozen=True, gc=False):
     """One slice on this node. ``limits`` are its last good ones; ``live`` is false once it has left the node.
 
-    ``class_id`` is 0 for one that is only remembered: it has had no class since the ledger was rebuilt.
+    ``slice_id`` is 0 for one that is only remembered: it has had no class since the ledger was rebuilt.
     """
 
     key: SliceKey
     uid: str
-    class_id: int
+    slice_id: int = field(name="class_id")  # its key in the ledger's file
     generation: int
     period_start_s: int
     limits: SliceLimits
@@ -92,7 +92,7 @@ class Ledger(Struct, frozen=True):
     slices: Mapping[SliceKey, SliceAccount] = field(default_factory=dict)
     node_totals: Mapping[int, ClassAccount] = field(default_factory=dict)
     """Root's and default's classes by minor: only ``total_bytes`` and ``counter_bytes`` are used."""
-    last_class_id: int = 0
+    last_slice_id: int = 0
     """The id given last; the search for a free one starts behind it, so that freed ids are reused last."""
     read_at: Instant | None = None
     device: str = ""
@@ -103,6 +103,6 @@ class Ledger(Struct, frozen=True):
     rebuilding: bool = False
     """Begun without a ledger to go on: what this node reported before is taken up once it is known."""
     refused: frozenset[SliceKey] = frozenset()
-    """Slices for which there was no class id left, and whose owners were told so."""
+    """Slices for which there was no slice id left, and whose owners were told so."""
     mode: Mode | None = None
     """What the node was in at the last pass; None before the first one."""

@@ -288,14 +288,14 @@ def _join(given: PassInput, ledger: Ledger, classes: Mapping[int, ObservedClass]
         exempt_minors=last.exempt_minors if last and same_ids else _minors(TrafficClass.EXEMPT, accounts),
         without_class=reports_without_class(members.specs, members.membership, accounts, placed.unplaced),
     )
-    ledger = replace(ledger, slices=accounts, last_class_id=placed.last_class_id, refused=placed.unplaced)
+    ledger = replace(ledger, slices=accounts, last_slice_id=placed.last_slice_id, refused=placed.unplaced)
     return _Joined(roster, ledger, outcomes, goes_on and not placed.unplaced, placed.events)
 
 
 def _minors(traffic_class: TrafficClass, accounts: Mapping[SliceKey, SliceAccount]) -> list[int]:
     """Return the minor of each slice's class. A slice that is only remembered has none: id 0 is the host's."""
     base = leaf(traffic_class, 0)
-    return [base | account.class_id if account.class_id else _NOBODY for account in accounts.values()]
+    return [base | account.slice_id if account.slice_id else _NOBODY for account in accounts.values()]
 
 
 def _claims(
@@ -524,7 +524,7 @@ def _drained(given: PassInput, before: Ledger, unwanted: Collection[int]) -> tup
     targeted = leaf_minors(set(given.table.slices.values()))
     free = {minor: given.tree.classes[minor] for minor in unwanted if minor not in targeted}
     last = {
-        leaf(traffic_class, account.class_id): account.of(traffic_class).counter_bytes
+        leaf(traffic_class, account.slice_id): account.of(traffic_class).counter_bytes
         for account in before.slices.values()
         if not account.live
         for traffic_class in TrafficClass
@@ -543,7 +543,7 @@ def _table(
     members, synced = joined.roster.members, joined.roster.synced
     addresses = members.membership.addresses
     if last is None or last.table is None or last.memory.node is not node or not joined.goes_on or not synced:
-        ids = {key: account.class_id for key, account in total.accounts.items() if account.live}
+        ids = {key: account.slice_id for key, account in total.accounts.items() if account.live}
         slices = {} if synced else dict(given.table.slices)
         slices.update((address, ids[key]) for address, key in addresses.items() if key in ids)
         return Classification(slices, node.settings.exempt_destinations)
@@ -557,7 +557,7 @@ def _table(
         if key is None:
             slices.pop(address, None)
         else:
-            slices[address] = total.accounts[key].class_id
+            slices[address] = total.accounts[key].slice_id
     return Classification(slices, node.settings.exempt_destinations)
 
 

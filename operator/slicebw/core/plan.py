@@ -47,22 +47,22 @@ def frame(settings: NodeSettings) -> dict[int, ClassSpec]:
         # The smallest rate: standard and exempt share the line by their leaves' quanta, neither goes before the other.
         classes[parent] = ClassSpec(parent, TOP, MIN_KERNEL_RATE_BPS, ceil_bps)
         free = Rates(MIN_KERNEL_RATE_BPS, ceil_bps)
-        for class_id, share in ((ROOT_ID, ROOT_SHARE), (DEFAULT_ID, 1)):
-            spec = leaf_class(traffic_class, class_id, free, share)
+        for slice_id, share in ((ROOT_ID, ROOT_SHARE), (DEFAULT_ID, 1)):
+            spec = leaf_class(traffic_class, slice_id, free, share)
             classes[spec.minor] = spec
     return classes
 
 
-def leaf_class(traffic_class: TrafficClass, class_id: int, rates: Rates, share: int) -> ClassSpec:
+def leaf_class(traffic_class: TrafficClass, slice_id: int, rates: Rates, share: int) -> ClassSpec:
     """One leaf. Its quantum is its weight for spare bandwidth (PlanetLab: share * 1600)."""
-    minor = leaf(traffic_class, class_id)
+    minor = leaf(traffic_class, slice_id)
     quantum = share * QUANTUM_PER_SHARE_BYTES
     return ClassSpec(minor, PARENTS[traffic_class], rates.min_bps, rates.max_bps, quantum, leaf_major=minor)
 
 
-def leaf_minors(class_ids: Iterable[int]) -> frozenset[int]:
+def leaf_minors(slice_ids: Iterable[int]) -> frozenset[int]:
     """The minors of both leaves of each of these ids."""
-    return frozenset(leaf(traffic_class, class_id) for class_id in class_ids for traffic_class in TrafficClass)
+    return frozenset(leaf(traffic_class, slice_id) for slice_id in slice_ids for traffic_class in TrafficClass)
 
 
 def overcommitment(settings: NodeSettings, wanted: Mapping[int, ClassSpec]) -> str | None:

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from slicebw.core.dataplane import DEFAULT_ID, MAX_SLICES, ROOT_ID, ObservedTree, RootQdisc, class_id_of
+from slicebw.core.dataplane import DEFAULT_ID, MAX_SLICES, ROOT_ID, ObservedTree, RootQdisc, slice_id_of
 from slicebw.core.desired import (
     DEFAULT_LIMITS,
     ClassLimits,
@@ -34,10 +34,10 @@ class ClassUsage(Struct, frozen=True, gc=False):
 
 
 class UsageReport(Struct, frozen=True, gc=False):
-    """The BandwidthUsage of one slice on this node. ``class_id`` 0: the slice has no class here (any more)."""
+    """The BandwidthUsage of one slice on this node. ``slice_id`` 0: the slice has no class here (any more)."""
 
     key: SliceKey
-    class_id: int
+    slice_id: int
     generation: int
     """Of the SliceBandwidth whose limits are in force here; 0 once it is deleted."""
     period_start_s: int
@@ -138,7 +138,7 @@ def usage_report(
         standard, exempt = usages
     return UsageReport(
         key=account.key,
-        class_id=account.class_id if account.live else 0,
+        slice_id=account.slice_id if account.live else 0,
         generation=account.generation if spec is not None else 0,
         period_start_s=account.period_start_s,
         period_end_s=account.period_end_s,
@@ -186,7 +186,7 @@ def _without_class(spec: SliceSpec, problems: tuple[PodProblem, ...], not_enforc
 
     return UsageReport(
         key=spec.key,
-        class_id=0,
+        slice_id=0,
         generation=spec.generation,
         period_start_s=spec.created_s,
         period_end_s=spec.created_s + limits.period_s,
@@ -228,5 +228,5 @@ def node_report(
     )
 
 
-def _total(ledger: Ledger, class_id: int) -> int:
-    return sum(account.total_bytes for minor, account in ledger.node_totals.items() if class_id_of(minor) == class_id)
+def _total(ledger: Ledger, slice_id: int) -> int:
+    return sum(account.total_bytes for minor, account in ledger.node_totals.items() if slice_id_of(minor) == slice_id)

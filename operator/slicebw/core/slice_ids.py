@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from slicebw.core.accounting import observed_leaves
 from slicebw.core.clock import Instant
-from slicebw.core.dataplane import FIRST_ID, LAST_ID, MAX_SLICES, ObservedClass, class_id_of
+from slicebw.core.dataplane import FIRST_ID, LAST_ID, MAX_SLICES, ObservedClass, slice_id_of
 from slicebw.core.desired import DEFAULT_LIMITS, SliceKey, SliceSpec
 from slicebw.core.events import refused_note
 from slicebw.core.ledger import ClassAccount, EventNote, Ledger, SliceAccount
@@ -18,7 +18,7 @@ class Allocation(Struct, frozen=True):
     """The accounts, with one for every slice that has an id now; and the slices for which no id is left."""
 
     accounts: Mapping[SliceKey, SliceAccount]
-    last_class_id: int
+    last_slice_id: int
     unplaced: frozenset[SliceKey]
     events: tuple[EventNote, ...]
 
@@ -42,43 +42,43 @@ def allocate(
         ledger: the accounts known.
         specs: every SliceBandwidth known.
         membership: which slices have pods here.
-        kernel: the observed classes by minor, and the observed table's address -> class id.
+        kernel: the observed classes by minor, and the observed table's address -> slice id.
         now: becomes a newcomer's period start.
         changed: the slices among which newcomers can be; None: look at all.
     """
     candidates = membership.present if changed is None else membership.present.intersection(changed)
-    newcomers = [key for key in candidates if (known := ledger.slices.get(key)) is None or not known.class_id]
+    newcomers = [key for key in candidates if (known := ledger.slices.get(key)) is None or not known.slice_id]
     if not newcomers:
-        return Allocation(ledger.slices, ledger.last_class_id, frozenset(), ())
+        return Allocation(ledger.slices, ledger.last_slice_id, frozenset(), ())
     classes, table = kernel
     accounts = dict(ledger.slices)
-    ids = _Ids(accounts.values(), classes, ledger.last_class_id)
+    ids = _Ids(accounts.values(), classes, ledger.last_slice_id)
     in_table = ids.unowned(table, membership.addresses)
     unplaced: set[SliceKey] = set()
     events: list[EventNote] = []
     gone: Iterator[SliceKey] | None = None
     for spec in sorted((specs[key] for key in newcomers), key=age):
-        class_id = ids.reclaim(in_table.get(spec.key)) or ids.next_free()
-        if class_id is None:
+        slice_id = ids.reclaim(in_table.get(spec.key)) or ids.next_free()
+        if slice_id is None:
             gone = gone or _gone(accounts, membership.present, kernel)
-            class_id = _release(accounts, gone)
-        if class_id is None:
+            slice_id = _release(accounts, gone)
+        if slice_id is None:
             unplaced.add(spec.key)
             if spec.key not in ledger.refused:
                 events.append(refused_note(spec, MAX_SLICES, now.wall_s))
             continue
-        accounts[spec.key] = _placed(spec, class_id, classes, now, accounts.get(spec.key))
+        accounts[spec.key] = _placed(spec, slice_id, classes, now, accounts.get(spec.key))
     return Allocation(accounts, ids.last, frozenset(unplaced), tuple(events))
 
 
 def _placed(
-    spec: SliceSpec, class_id: int, classes: Mapping[int, ObservedClass], now: Instant, known: SliceAccount | None
+    spec: SliceSpec, slice_id: int, classes: Mapping[int, ObservedClass], now: Instant, known: SliceAccount | None
 ) -> SliceAccount:
     """Return a new account, or a remembered one (restored from reports) with an id.
 
     Bytes that a reclaimed class has counted already are not counted here: the time at which they were sent is unknown.
     """
-    standard, exempt = observed_leaves(class_id, classes)
+    standard, exempt = observed_leaves(slice_id, classes)
 
     def from_here(account: ClassAccount, observed: ObservedClass | None) -> ClassAccount:
         return replace(account, counter_bytes=0 if observed is None else observed.sent_bytes)
@@ -86,14 +86,14 @@ def _placed(
     account = known or SliceAccount(
         key=spec.key,
         uid=spec.uid,
-        class_id=class_id,
+        slice_id=slice_id,
         generation=0,
         period_start_s=now.wall_s,
         limits=DEFAULT_LIMITS,
     )
     return replace(
         account,
-        class_id=class_id,
+        slice_id=slice_id,
         standard=from_here(account.standard, standard),
         exempt=from_here(account.exempt, exempt),
     )
@@ -106,8 +106,8 @@ def _gone(
 ) -> Iterator[SliceKey]:
     """Yield slices that have left neither a class nor an address in the kernel; the earliest end of period first."""
     classes, table = kernel
-    used = {class_id_of(minor) for minor in classes} | {0, *table.values()}
-    gone = [one for one in accounts.values() if not one.live and one.key not in present and one.class_id not in used]
+    used = {slice_id_of(minor) for minor in classes} | {0, *table.values()}
+    gone = [one for one in accounts.values() if not one.live and one.key not in present and one.slice_id not in used]
     return (account.key for account in sorted(gone, key=lambda account: (account.period_end_s, account.key)))
 
 
@@ -116,9 +116,9 @@ def _release(accounts: dict[SliceKey, SliceAccount], gone: Iterator[SliceKey]) -
     key = next(gone, None)
     if key is None:
         return None
-    class_id = accounts[key].class_id
-    accounts[key] = replace(accounts[key], class_id=0)
-    return class_id
+    slice_id = accounts[key].slice_id
+    accounts[key] = replace(accounts[key], slice_id=0)
+    return slice_id
 
 
 class _Ids:
@@ -126,8 +126,8 @@ class _Ids:
 
     def __init__(self, accounts: Iterable[SliceAccount], classes: Mapping[int, ObservedClass], last: int) -> None:
         self.last = last
-        self._taken = {account.class_id for account in accounts}
-        self._leftover = {class_id_of(minor) for minor in classes}
+        self._taken = {account.slice_id for account in accounts}
+        self._leftover = {slice_id_of(minor) for minor in classes}
         self._search = self._free_ids()
 
     def unowned(self, table: Mapping[str, int], owners: Mapping[str, SliceKey]) -> Mapping[SliceKey, int]:
@@ -136,27 +136,27 @@ class _Ids:
         if not lost:
             return {}
         return {
-            owners[address]: class_id for address, class_id in table.items() if class_id in lost and address in owners
+            owners[address]: slice_id for address, slice_id in table.items() if slice_id in lost and address in owners
         }
 
-    def reclaim(self, class_id: int | None) -> int | None:
+    def reclaim(self, slice_id: int | None) -> int | None:
         """Take this id if no account has it."""
-        if class_id is None or class_id in self._taken or not FIRST_ID <= class_id <= LAST_ID:
+        if slice_id is None or slice_id in self._taken or not FIRST_ID <= slice_id <= LAST_ID:
             return None
-        self._taken.add(class_id)
-        return class_id
+        self._taken.add(slice_id)
+        return slice_id
 
     def next_free(self) -> int | None:
         """Take the next id in turn, or return None if all 4,094 are taken."""
-        class_id = next(self._search, None)
-        if class_id is not None:
-            self._taken.add(class_id)
-            self.last = class_id
-        return class_id
+        slice_id = next(self._search, None)
+        if slice_id is not None:
+            self._taken.add(slice_id)
+            self.last = slice_id
+        return slice_id
 
     def _free_ids(self) -> Iterator[int]:
         start = self.last
         for step in range(MAX_SLICES):
-            class_id = FIRST_ID + (start + step) % MAX_SLICES
-            if class_id not in self._taken and class_id not in self._leftover:
-                yield class_id
+            slice_id = FIRST_ID + (start + step) % MAX_SLICES
+            if slice_id not in self._taken and slice_id not in self._leftover:
+                yield slice_id

@@ -199,7 +199,7 @@ def _kept_classes(last: SliceOutcome | None, current: SliceAccount) -> tuple[Cla
     """Return the last outcomes of both classes, if they were decided under the same id and limits."""
     if last is None or not last.classes:
         return None, None
-    if last.account.limits is not current.limits or last.account.class_id != current.class_id:
+    if last.account.limits is not current.limits or last.account.slice_id != current.slice_id:
         return None, None
     standard, exempt = last.classes
     return standard, exempt
@@ -222,7 +222,7 @@ def _class_outcome(
     decision = decide_rate(limits, traffic_class, counted.used_bytes, left_ns, node.settings)
     events = cap_notes(slice_account, traffic_class, decision, node.settings.mode, now.wall_s)
     account = _with_cap_state(counted, capped=decision.capped, told=bool(events), now_s=now.wall_s)
-    leaf = leaf_class(traffic_class, slice_account.class_id, decision.kernel, limits.share)
+    leaf = leaf_class(traffic_class, slice_account.slice_id, decision.kernel, limits.share)
     if last is not None and last.leaf == leaf:
         leaf = last.leaf
     # A class that has just crossed its threshold went on sending until its cap took hold. The next reading shows how

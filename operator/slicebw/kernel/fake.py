@@ -257,8 +257,8 @@ def _updated(table: Classification, change: UpdateTable) -> Classification:
     for address in change.remove:
         if slices.pop(address, None) is None:
             raise KernelError(f"No such file or directory; delete element {address}")
-    for address, class_id in change.add:
-        if slices.setdefault(address, class_id) != class_id:
+    for address, slice_id in change.add:
+        if slices.setdefault(address, slice_id) != slice_id:
             raise KernelError(f"File exists; add element {address}")
     networks = set(table.exempt_destinations)
     for network in change.exempt_remove:

@@ -83,8 +83,8 @@ def render(wanted: Classification) -> str:
     for traffic_class in TrafficClass:
         for version in _FAMILIES:
             elements = [
-                f"{address} : {classid(leaf(traffic_class, class_id))}"
-                for address, class_id in sorted(wanted.slices.items())
+                f"{address} : {classid(leaf(traffic_class, slice_id))}"
+                for address, slice_id in sorted(wanted.slices.items())
                 if _version(address) == version
             ]
             kind = f"type ipv{version}_addr : classid"
@@ -151,8 +151,8 @@ def render_update(change: UpdateTable) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def _element(address: str, class_id: int | None, traffic_class: TrafficClass) -> str:
-    return address if class_id is None else f"{address} : {classid(leaf(traffic_class, class_id))}"
+def _element(address: str, slice_id: int | None, traffic_class: TrafficClass) -> str:
+    return address if slice_id is None else f"{address} : {classid(leaf(traffic_class, slice_id))}"
 
 
 def _element_command(verb: str, name: str, elements: list[str]) -> list[str]:
@@ -186,10 +186,10 @@ def parse(listing: Mapping[str, Any]) -> Classification:
 def _slice(element: Any, traffic_class: TrafficClass) -> tuple[str, int]:
     address, text = element
     major, _, minor = text.partition(":")
-    class_id = int(minor, 16) - leaf(traffic_class, 0)
-    if int(major, 16) != HANDLE_MAJOR or not FIRST_ID <= class_id <= LAST_ID:
+    slice_id = int(minor, 16) - leaf(traffic_class, 0)
+    if int(major, 16) != HANDLE_MAJOR or not FIRST_ID <= slice_id <= LAST_ID:
         raise ValueError(f"{text} is no slice's class")
-    return str(ip_address(address)), class_id
+    return str(ip_address(address)), slice_id
 
 
 def _network(element: Any) -> str:

@@ -98,7 +98,7 @@ class SimulatedNode:
             found.append(
                 UsageReport(
                     key=key,
-                    class_id=index + 1,
+                    slice_id=index + 1,
                     generation=1,
                     period_start_s=self.begun_s,
                     period_end_s=self.begun_s + DEFAULT_LIMITS.period_s,

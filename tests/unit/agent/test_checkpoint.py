@@ -113,10 +113,10 @@ def test_a_failed_save_leaves_no_part_of_a_file_on_a_full_disk(tmp_path: Path) -
 
 def test_a_failed_save_says_so_and_leaves_the_last_good_file(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    store.save_ledger(Ledger(last_class_id=3))
+    store.save_ledger(Ledger(last_slice_id=3))
     (tmp_path / "ledger.tmp").mkdir()  # what a full or read-only disk does, also for root
     with pytest.raises(SaveError, match=r"cannot write .*/ledger: "):
-        store.save_ledger(Ledger(last_class_id=4))
+        store.save_ledger(Ledger(last_slice_id=4))
     ledger, _ = store.load_ledger()
     assert ledger is not None
-    assert ledger.last_class_id == 3
+    assert ledger.last_slice_id == 3

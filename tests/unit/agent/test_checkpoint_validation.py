@@ -37,18 +37,18 @@ def impossible(kind: str) -> Ledger:
     return {
         "negative bytes": with_account(whole, replace(one, standard=replace(one.standard, used_bytes=-1))),
         "too many bytes": with_account(whole, replace(one, exempt=replace(one.exempt, total_bytes=(1 << 64) - 1))),
-        "default's class": with_account(whole, replace(one, class_id=0xFFF)),
-        "no class": with_account(whole, replace(one, class_id=0x1000)),
+        "default's class": with_account(whole, replace(one, slice_id=0xFFF)),
+        "no class": with_account(whole, replace(one, slice_id=0x1000)),
         "class twice": with_account(whole, replace(one, key=SliceKey("ns", "other"))),
-        "no name": with_account(whole, replace(one, key=SliceKey("ns", "../../x"), class_id=7)),
-        "no namespace": with_account(whole, replace(one, key=SliceKey("", "x"), class_id=7)),
+        "no name": with_account(whole, replace(one, key=SliceKey("ns", "../../x"), slice_id=7)),
+        "no namespace": with_account(whole, replace(one, key=SliceKey("", "x"), slice_id=7)),
         "no period": with_account(whole, replace(one, limits=replace(limits, period_s=0))),
         "no budget": with_account(
             whole, replace(one, limits=replace(limits, exempt=replace(limits.exempt, budget_bytes=0)))
         ),
         "far period": with_account(whole, replace(one, period_start_s=1 << 60)),
         "far cap": with_account(whole, replace(one, standard=replace(one.standard, capped_since_s=1 << 60))),
-        "last id": replace(whole, last_class_id=-1),
+        "last id": replace(whole, last_slice_id=-1),
         "node total": replace(whole, node_totals={ROOT_ID: ClassAccount(total_bytes=-1)}),
         "far clock": replace(whole, read_at=Instant(wall_ns=1 << 63, boot_ns=0)),
     }[kind]
@@ -136,8 +136,8 @@ def test_what_cannot_be_read_is_set_aside_and_not_in_the_way_of_the_next_save(tm
     assert found is None
     assert problem is not None
     assert "Is a directory; set aside as ledger.unreadable-0" in problem
-    store.save_ledger(Ledger(last_class_id=3))
-    assert FileStore(tmp_path).load_ledger() == (Ledger(last_class_id=3), None)
+    store.save_ledger(Ledger(last_slice_id=3))
+    assert FileStore(tmp_path).load_ledger() == (Ledger(last_slice_id=3), None)
 
 
 def test_what_json_cannot_hold_is_a_failed_save(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_a_ledger_that_cannot_be_trusted_is_rebuilt_from_what_was_reported(world
     assert world.ledger.slices[KEY].standard.used_bytes == 91 * M
     world.run()
     account = world.ledger.slices[KEY]
-    assert (account.standard.used_bytes, account.class_id) == (91 * M, 1)
+    assert (account.standard.used_bytes, account.slice_id) == (91 * M, 1)
     assert not world.ledger.rebuilding
     assert {note.reason for note in world.reporter.events.values()} == {Reason.LEDGER_REBUILT}
     assert world.ceil_bps() < 10 * M

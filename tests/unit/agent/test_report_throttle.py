@@ -52,7 +52,7 @@ def test_whatever_somebody_waits_for_goes_at_once() -> None:
         replace(REPORT, exempt=replace(CLASS, capped=True)),
         replace(REPORT, period_start_s=1),
         replace(REPORT, generation=2),
-        replace(REPORT, class_id=0),
+        replace(REPORT, slice_id=0),
         replace(REPORT, standard=replace(CLASS, rate_bps=16000)),
         replace(REPORT, problems=(PodProblem("ns/p", "x"),)),
         replace(REPORT, errors=("x",)),

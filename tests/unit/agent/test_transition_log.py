@@ -23,7 +23,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 LIMITS = (
-    "class_id=001 generation=1 period_s=3600 standard.min_rate_bps=8 standard.max_rate_bps=10000000 "
+    "slice_id=001 generation=1 period_s=3600 standard.min_rate_bps=8 standard.max_rate_bps=10000000 "
     "standard.budget_bytes=100000000 standard.threshold_bytes=80000000 standard.share=1 exempt.min_rate_bps=8 "
     "exempt.max_rate_bps=10000000 exempt.budget_bytes=100000000 exempt.threshold_bytes=80000000 exempt.share=1"
 )
@@ -49,7 +49,7 @@ def test_each_change_of_a_slices_limits_is_one_line(world: World, caplog: pytest
     for _ in range(3):
         world.run()
     (line,) = lines(caplog)
-    assert line.startswith("limits changed slice=ns/slice class_id=001 generation=2 period_s=3600 ")
+    assert line.startswith("limits changed slice=ns/slice slice_id=001 generation=2 period_s=3600 ")
     assert "standard.max_rate_bps=node " in line
     assert "standard.share=3 " in line
 
@@ -88,7 +88,7 @@ def test_a_slice_that_goes_comes_back_and_is_forgotten_is_logged_each_time(
     world.shaper.send(0x1001, 500)  # what was queued when it went
     for _ in range(3):
         world.run()
-    assert lines(caplog) == ["slice went slice=ns/slice class_id=001; its usage is kept until its period ends"]
+    assert lines(caplog) == ["slice went slice=ns/slice slice_id=001; its usage is kept until its period ends"]
     world.feed.now = here
     world.run()
     assert lines(caplog) == [f"slice came slice=ns/slice {LIMITS}"]

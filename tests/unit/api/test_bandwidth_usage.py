@@ -24,7 +24,7 @@ STANDARD = ClassUsage(9_878_424_780, 10_800_000_000, 91, 512_345, True, T0 + 360
 EXEMPT = ClassUsage(0, 32_400_000_000, 0, 10**9, False, None, 0)
 REPORT = UsageReport(
     key=SliceKey("princeton-codeen", "codeen"),
-    class_id=0x2A,
+    slice_id=0x2A,
     generation=3,
     period_start_s=T0,
     period_end_s=T0 + 86_400,
@@ -43,7 +43,7 @@ texts = st.text(min_size=1, max_size=30)
 reports = st.builds(
     UsageReport,
     key=st.builds(SliceKey, labels, names),
-    class_id=st.just(0) | st.integers(FIRST_ID, LAST_ID),
+    slice_id=st.just(0) | st.integers(FIRST_ID, LAST_ID),
     generation=counts,
     period_start_s=seconds,
     period_end_s=seconds,
@@ -110,7 +110,7 @@ def test_the_object_says_everything_exactly_and_for_people() -> None:
 
 
 def test_a_slice_without_a_class_here_names_none_for_zero_is_the_root_s() -> None:
-    body = bandwidth_usage.to_object(replace(REPORT, class_id=0), "node-7", None, T0)
+    body = bandwidth_usage.to_object(replace(REPORT, slice_id=0), "node-7", None, T0)
     assert "classId" not in body["standard"]
     assert "classId" not in body["exempt"]
 
@@ -173,7 +173,7 @@ def test_where_not_all_problems_fit_the_conflicts_are_among_those_that_do() -> N
         ("observedGeneration", -1, "observedGeneration: -1 must be a whole number, 0 or more"),
         ("standard", [], "standard: a list must be an object with named fields"),
         ("standard", None, "standard.bytesUsed: must be given"),
-        ("standard.classId", "1:3001", 'standard.classId: "1:3001" must be a class id as tc writes it (1:1001)'),
+        ("standard.classId", "1:3001", 'standard.classId: "1:3001" must be a slice id as tc writes it (1:1001)'),
         ("standard.bytesUsed", 1.5, "standard.bytesUsed: 1.5 must be a whole number, 0 or more"),
         ("exempt.capped", "yes", 'exempt.capped: "yes" must be true or false'),
         ("exempt.bytesCounter", True, "exempt.bytesCounter: true must be a whole number, 0 or more"),

@@ -66,7 +66,7 @@ class World(ClusterFeed, ClusterWriter):
             NAMESPACE, name, f"uid-{name}", owned, NodeUsage(report, node, reported_at_s)
         )
         self.dirty.add(report.key)
-        if report.class_id:
+        if report.slice_id:
             self.pods_on[node] = 1
 
     def status(self, key: SliceKey = CODEEN) -> SliceStatus:

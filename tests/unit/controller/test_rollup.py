@@ -38,7 +38,7 @@ def roll_up(
 ) -> SliceStatus:
     """With one pod on each node that has a class, unless said otherwise."""
     known = list(usages)
-    seen = {usage.node_name: 1 for usage in known if usage.report.class_id} if located is None else located
+    seen = {usage.node_name: 1 for usage in known if usage.report.slice_id} if located is None else located
     return roll_up_with(wanted, known, seen, previous, now_s)
 
 
@@ -88,13 +88,13 @@ def test_the_earliest_running_period_shows() -> None:
 
 
 def test_a_node_that_only_says_why_the_slice_has_no_class_there_runs_no_period() -> None:
-    denied = usage_report(NAMESPACE, class_id=0, period_start_s=PERIOD_START_S - 10 * DAY_S)
+    denied = usage_report(NAMESPACE, slice_id=0, period_start_s=PERIOD_START_S - 10 * DAY_S)
     assert roll_up(spec(), [on("n1", denied)], (), NOW_S).period_start_s is None
     assert roll_up(spec(), [on("n1", denied), on("n2")], (), NOW_S).period_start_s == PERIOD_START_S
 
 
 def test_a_node_that_the_slice_has_left_counts_towards_what_was_used_but_not_as_a_node() -> None:
-    left = usage_report(NAMESPACE, class_id=0, generation=0, standard=class_usage(4 * GB))
+    left = usage_report(NAMESPACE, slice_id=0, generation=0, standard=class_usage(4 * GB))
     status = roll_up(spec(), [on("n1"), on("n2", left)], (), NOW_S)
     assert (status.nodes, status.standard.used_bytes, status.standard.peak_percent) == (1, 4 * GB, 40)
     assert verdict(status, "Enforced") == ("True", "OnAllNodes", "1 node runs generation 1")
@@ -139,7 +139,7 @@ def test_pods_that_an_older_slice_has_are_named_with_the_winner() -> None:
         PodProblem(f"{NAMESPACE}/web", f"{OLDER_HAS_IT}{NAMESPACE}/older"),
     )
     # A slice that has lost all its pods has no class on the node.
-    usages = [on("n1", usage_report(NAMESPACE, class_id=0, problems=problems))]
+    usages = [on("n1", usage_report(NAMESPACE, slice_id=0, problems=problems))]
     status = roll_up(spec(), usages, (), NOW_S)
     assert verdict(status, "Accepted") == (
         "False",
@@ -205,12 +205,12 @@ def test_whatever_is_written_is_read_back_the_same_so_that_it_is_not_written_aga
         on(
             f"n{number}",
             replace(
-                usage_report(NAMESPACE, standard=class_usage(used, capped=capped and bool(class_id), rate_bps=rate)),
-                class_id=class_id,
+                usage_report(NAMESPACE, standard=class_usage(used, capped=capped and bool(slice_id), rate_bps=rate)),
+                slice_id=slice_id,
                 generation=reported,
             ),
         )
-        for number, (used, capped, rate, class_id, reported) in enumerate(nodes)
+        for number, (used, capped, rate, slice_id, reported) in enumerate(nodes)
     ]
     status = roll_up(spec(generation=generation), usages, (), NOW_S)
     assert parse_status(status_object(SliceKey(NAMESPACE, "codeen"), status)) == status
@@ -234,7 +234,7 @@ def test_a_node_that_runs_pods_and_says_nothing_is_named_and_what_to_look_at() -
 
 
 def test_a_report_from_before_the_pod_came_is_none() -> None:
-    left = usage_report(NAMESPACE, class_id=0, generation=1)
+    left = usage_report(NAMESPACE, slice_id=0, generation=1)
     assert enforced([on("n1", left)], {"n1": 1})[:2] == ("False", "NodesSilent")
 
 
@@ -252,7 +252,7 @@ def test_a_node_that_limits_nothing_is_not_one_that_enforces() -> None:
         "NotLimited",
         "1 of 2 nodes run generation 1; not limited on n2 (mode Monitor: nothing is limited)",
     )
-    full = on("n2", replace(usage_report(NAMESPACE, class_id=0), unenforced="the node has 4094 slices already"))
+    full = on("n2", replace(usage_report(NAMESPACE, slice_id=0), unenforced="the node has 4094 slices already"))
     assert enforced([full], {"n2": 1})[1:] == (
         "NotLimited",
         "0 of 1 nodes run generation 1; not limited on n2 (the node has 4094 slices already)",

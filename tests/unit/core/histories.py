@@ -306,7 +306,7 @@ class World:
 
     def slice_sends(self, which: int, how: int, _: int) -> None:
         """A class of a slice sends."""
-        ids = {account.class_id for account in self.ledger.slices.values()}
+        ids = {account.slice_id for account in self.ledger.slices.values()}
         minors = {minor: 0 for minor in self.device.classes if minor & 0xFFF in ids}
         if (minor := _pick(minors, which)) is not None:
             self.shaper.send(minor, SENDS[how % len(SENDS)], self.device_name)

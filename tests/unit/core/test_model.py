@@ -1,7 +1,7 @@
 """The pure pass against a second, much simpler account of the rules in plain dictionaries.
 
 The machine drives a node through traffic, time, changed limits, slices that go and come back, lost trees and reboots,
-and compares usage, caps, events and class ids after every pass. Passes are run when they are due, as an agent would, so
+and compares usage, caps, events and slice ids after every pass. Passes are run when they are due, as an agent would, so
 that every period's end is met; what a pass between two periods does with its bytes has tests of its own.
 """
 
@@ -27,7 +27,7 @@ BUDGETS = (10 * M, 50 * M, 100 * M)
 class Tally:
     """One slice as the rules have it. Indexes 0 and 1 are standard and exempt."""
 
-    class_id: int
+    slice_id: int
     start: int
     period: int
     budget: int
@@ -78,7 +78,7 @@ class PassAgainstTheRules(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.specs)))
         tally = self.tallies[name]
         traffic_class = TrafficClass.EXEMPT if exempt else TrafficClass.STANDARD
-        self.node.send(leaf(traffic_class, tally.class_id), size)
+        self.node.send(leaf(traffic_class, tally.slice_id), size)
         self.unread[name][int(exempt)] += size
 
     @rule(seconds=st.integers(1, 700))
@@ -125,8 +125,8 @@ class PassAgainstTheRules(RuleBasedStateMachine):
             assert wanted.limits is not None
             period, budget = wanted.limits.period_s, wanted.limits.standard.budget_bytes
             if name not in self.tallies:
-                class_id = self.node.ledger.slices[SliceKey(*name.split("/"))].class_id
-                self.tallies[name] = Tally(class_id, self.now, period, budget)
+                slice_id = self.node.ledger.slices[SliceKey(*name.split("/"))].slice_id
+                self.tallies[name] = Tally(slice_id, self.now, period, budget)
                 self.unread[name] = [0, 0]
             self.tallies[name].period, self.tallies[name].budget = period, budget
         for name, tally in list(self.tallies.items()):
@@ -165,7 +165,7 @@ class PassAgainstTheRules(RuleBasedStateMachine):
         assert accounts.keys() == self.tallies.keys()
         for name, tally in self.tallies.items():
             account = accounts[name]
-            assert (account.period_start_s - START_S, account.class_id) == (tally.start, tally.class_id)
+            assert (account.period_start_s - START_S, account.slice_id) == (tally.start, tally.slice_id)
             assert [account.standard.used_bytes, account.exempt.used_bytes] == tally.used
             assert account.live == tally.present
 
@@ -173,7 +173,7 @@ class PassAgainstTheRules(RuleBasedStateMachine):
     def ceilings_agree(self) -> None:
         for tally in self.tallies.values():
             for one, traffic_class in enumerate(TrafficClass):
-                seen = self.node.classes.get(leaf(traffic_class, tally.class_id))
+                seen = self.node.classes.get(leaf(traffic_class, tally.slice_id))
                 if not tally.present:
                     assert seen is None
                     continue
@@ -199,7 +199,7 @@ class PassAgainstTheRules(RuleBasedStateMachine):
 
     @invariant()
     def class_ids_are_unique(self) -> None:
-        ids = [account.class_id for account in self.node.ledger.slices.values()]
+        ids = [account.slice_id for account in self.node.ledger.slices.values()]
         assert len(ids) == len(set(ids))
 
 

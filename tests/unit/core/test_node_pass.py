@@ -128,7 +128,7 @@ def test_a_slice_that_left_and_came_back_goes_on_where_it_was() -> None:
     node.snapshot = replace(here, slices=(replace(here.slices[0], uid="another object of the same name"),))
     node.run(at(13))
     account = node.ledger.slices[KEY]
-    assert (account.standard.used_bytes, account.class_id, account.period_start_s) == (90 * M, 1, START_S)
+    assert (account.standard.used_bytes, account.slice_id, account.period_start_s) == (90 * M, 1, START_S)
     assert node.classes[STANDARD].ceil_bps < 10 * M
     assert reasons(node) == [Reason.CAPPED]
 
@@ -231,12 +231,12 @@ def test_one_more_slice_than_there_are_ids_is_refused_and_told_once() -> None:
     for second in (0, 1):
         result = node.run(at(second))
     (report,) = (usage for usage in result.usages if usage.key == specs[-1].key)
-    assert (report.class_id, report.unenforced) == (0, "the node has 4094 slices already, the most it can hold")
+    assert (report.slice_id, report.unenforced) == (0, "the node has 4094 slices already, the most it can hold")
     assert sum(bool(usage.unenforced) for usage in result.usages) == 1
     assert len(node.ledger.slices) == MAX_SLICES
     (note,) = node.ledger.outbox
     assert (note.reason, note.key) == (Reason.REFUSED, specs[-1].key)
-    assert len({account.class_id for account in node.ledger.slices.values()}) == MAX_SLICES
+    assert len({account.slice_id for account in node.ledger.slices.values()}) == MAX_SLICES
 
 
 def test_freed_ids_are_reused_last() -> None:
@@ -247,7 +247,7 @@ def test_freed_ids_are_reused_last() -> None:
     node.snapshot = replace(node.snapshot, slices=(second,), pods=(pod("other/p", "10.0.0.2"),))
     node.ledger = replace(node.ledger, slices={})
     node.run(at(2))
-    assert node.ledger.slices[second.key].class_id == 2
+    assert node.ledger.slices[second.key].slice_id == 2
 
 
 def test_after_a_lost_ledger_the_class_that_serves_the_address_is_taken_over() -> None:
@@ -256,7 +256,7 @@ def test_after_a_lost_ledger_the_class_that_serves_the_address_is_taken_over() -
     node.ledger = Ledger()
     result = node.run(at(1))
     account = node.ledger.slices[KEY]
-    assert (account.class_id, account.standard.counter_bytes, account.standard.used_bytes) == (1, 5 * M, 0)
+    assert (account.slice_id, account.standard.counter_bytes, account.standard.used_bytes) == (1, 5 * M, 0)
     assert result.tree_changes == ()
 
 
@@ -379,7 +379,7 @@ def test_a_younger_slice_without_a_pod_is_reported_with_who_has_its_pods() -> No
     young = spec("ns/young", created_s=5)
     node = Node(spec(), young, pods=(POD,))
     reports = {report.key: report for report in node.run(at(0)).usages}
-    assert reports[young.key].class_id == 0
+    assert reports[young.key].slice_id == 0
     (problem,) = reports[young.key].problems
     assert (problem.pod, problem.is_conflict) == ("ns/pod", True)
     assert node.run(at(1)).usages == tuple(reports.values())

@@ -44,11 +44,11 @@ def test_a_slice_that_is_not_there_is_remembered_and_gets_a_class_when_it_comes_
     node.run(at(20))
     node.ledger = restore_from_reports(node.ledger, reports, at(21))
     node.run(at(22))
-    assert node.ledger.slices[KEY].class_id == 0
+    assert node.ledger.slices[KEY].slice_id == 0
     node.snapshot = here
     node.run(at(23))
     account = node.ledger.slices[KEY]
-    assert (account.class_id, account.live, account.standard.used_bytes) == (1, True, 85 * M)
+    assert (account.slice_id, account.live, account.standard.used_bytes) == (1, True, 85 * M)
     assert node.classes[STANDARD].ceil_bps < 10 * M
 
 

@@ -1,4 +1,4 @@
-"""Class ids where they run out; the rest of admission is tested by whole passes."""
+"""slice ids where they run out; the rest of admission is tested by whole passes."""
 
 from msgspec.structs import replace
 
@@ -27,8 +27,8 @@ def test_a_newcomer_gets_the_id_of_a_slice_that_is_gone_where_no_other_is_left()
     node.snapshot = replace(node.snapshot, slices=(spec("new/s"),), pods=(pod("new/p", "10.200.0.1"),))
     node.run(at(4))
     assert not node.ledger.refused
-    assert node.ledger.slices[NEW].class_id == 1
-    assert node.ledger.slices[SliceKey("n0000", "s")].class_id == 0
+    assert node.ledger.slices[NEW].slice_id == 1
+    assert node.ledger.slices[SliceKey("n0000", "s")].slice_id == 0
     assert len(node.ledger.slices) == MAX_SLICES + 1
 
 
@@ -44,8 +44,8 @@ def test_one_whose_id_was_given_away_comes_back_with_its_usage_under_another() -
     node.snapshot = replace(node.snapshot, slices=both, pods=back)
     node.run(at(5))
     account = node.ledger.slices[gone.key]
-    assert (account.class_id, account.live, account.standard.used_bytes) == (2, True, 5)
-    assert node.ledger.slices[NEW].class_id == 1
+    assert (account.slice_id, account.live, account.standard.used_bytes) == (2, True, 5)
+    assert node.ledger.slices[NEW].slice_id == 1
 
 
 def test_an_id_is_not_given_away_while_its_class_or_its_address_is_in_the_kernel() -> None:
@@ -57,5 +57,5 @@ def test_an_id_is_not_given_away_while_its_class_or_its_address_is_in_the_kernel
     node.send(0x1001, 1000)
     node.snapshot = replace(everything, slices=(spec("new/s"),), pods=(pod("new/p", "10.200.0.1"),))
     node.run(at(5))
-    assert node.ledger.slices[first.key].class_id == first.class_id
-    assert node.ledger.slices[NEW].class_id == 2
+    assert node.ledger.slices[first.key].slice_id == first.slice_id
+    assert node.ledger.slices[NEW].slice_id == 2

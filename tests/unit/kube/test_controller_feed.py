@@ -24,7 +24,7 @@ def usage(number: int) -> Any:
     """A usage as it comes from the API server: all its strings are its own."""
     report = usage_report(
         f"slice-namespace-{number % 20:04d}",
-        class_id=number % 4000 + 1,
+        slice_id=number % 4000 + 1,
         standard=class_usage(number * 1_000_003),
         exempt=class_usage(number * 7919),
     )
@@ -72,4 +72,4 @@ def test_what_is_needed_is_kept(known: ApiClusterFeed) -> None:
     )
     assert copy.usage.report.standard.used_bytes == 7 * 1_000_003
     assert copy.usage.report.standard.percent == 7 * 1_000_003 * 100 // (10 * GB)
-    assert copy.usage.report.class_id == 8
+    assert copy.usage.report.slice_id == 8
