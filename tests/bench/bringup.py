@@ -131,7 +131,7 @@ def many_pods(new: int, rounds: int) -> Iterator[Row]:
             last = agent.reconciler.last
             if last is None or last.table_change != UpdateTable(add=tuple(sorted(added))):
                 raise RuntimeError("something else was written than the new elements")
-            if len(agent.classifier.read().slices) != new + 1:
+            if len(agent.classifier.read().slice_id_by_address) != new + 1:
                 raise RuntimeError("not all addresses are in the table")
             return took
 

@@ -12,8 +12,8 @@ from slicebw.core.dataplane import (
     DEFAULT_ID,
     PARENTS,
     ChangeClass,
-    Classification,
     ClassSpec,
+    NftTable,
     ReplaceTable,
     TreeChange,
     leaf,
@@ -89,7 +89,7 @@ class BySlicebw(ByTree):
             addresses |= {pod.address: number, pod.address6: number}
         with self.lab.node.inside():
             classifier = NftClassifier()
-            classifier.apply(ReplaceTable(Classification(addresses, frozenset(self.lab.sink.exempt_networks))))
+            classifier.apply(ReplaceTable(NftTable(addresses, frozenset(self.lab.sink.exempt_networks))))
             classifier.close()
 
     def limit(self, rate_bps: int) -> None:

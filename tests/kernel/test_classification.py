@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from slicebw.core.dataplane import Classification, DeleteClass, ReplaceTable, UpdateTable, classid
+from slicebw.core.dataplane import DeleteClass, NftTable, ReplaceTable, UpdateTable, classid
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.support.topology import POD_DEVICE, UPLINK, Host, Namespace, Topology, wait_until
@@ -49,7 +49,7 @@ def node(lab: Topology, shaper: HtbShaper, classifier: NftClassifier) -> Node:
     assert shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS) == []
     pod = lab.pod(0)
     slices = {pod.address: 1, pod.address6: 1}
-    classifier.apply(ReplaceTable(Classification(slices, frozenset(lab.sink.exempt_networks))))
+    classifier.apply(ReplaceTable(NftTable(slices, frozenset(lab.sink.exempt_networks))))
     return Node(lab, shaper, classifier)
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slicebw.agent.ports import Classifier
-from slicebw.core.dataplane import Classification, RemoveTable, ReplaceTable, UpdateTable
+from slicebw.core.dataplane import NftTable, RemoveTable, ReplaceTable, UpdateTable
 from slicebw.core.desired import collapse
 from slicebw.core.errors import KernelError
 from slicebw.core.plan import plan_table
@@ -19,8 +19,8 @@ from slicebw.kernel.nft import NftClassifier
 from slicebw.kernel.table_cache import TABLE_CHECK_NS
 from tests.support.topology import wait_until
 
-FIRST = Classification({"10.0.0.1": 1, "10.0.0.2": 0xFFE, "fd00::1": 1}, frozenset({"192.0.2.0/24", "2001:db8::/32"}))
-NOTHING = Classification(intact=False, present=False)
+FIRST = NftTable({"10.0.0.1": 1, "10.0.0.2": 0xFFE, "fd00::1": 1}, frozenset({"192.0.2.0/24", "2001:db8::/32"}))
+NOTHING = NftTable(intact=False, present=False)
 
 
 @pytest.fixture(params=["fake", "kernel"])
@@ -101,13 +101,13 @@ def test_what_was_written_is_read_and_nothing_is_left_to_do(classifier: Classifi
 
 
 def test_an_empty_table_is_a_table(classifier: Classifier) -> None:
-    classifier.apply(ReplaceTable(Classification()))
-    assert classifier.read() == Classification()
+    classifier.apply(ReplaceTable(NftTable()))
+    assert classifier.read() == NftTable()
 
 
 def test_addresses_come_go_and_move_in_one_transaction(classifier: Classifier) -> None:
     classifier.apply(ReplaceTable(FIRST))
-    wanted = Classification(
+    wanted = NftTable(
         {"10.0.0.1": 7, "fd00::1": 1, "fd00::2": 9, "10.0.0.9": 2}, frozenset({"192.0.2.0/25", "2001:db8::/32"})
     )
     change = plan_table(wanted, classifier.read())
@@ -178,7 +178,7 @@ def test_a_kept_table_that_is_distrusted_is_read_at_once(unheard: Watched) -> No
     assert not unheard.classifier.read().intact
 
 
-@pytest.mark.parametrize("change", [UpdateTable(add=(("10.0.0.9", 9),)), RemoveTable(), ReplaceTable(Classification())])
+@pytest.mark.parametrize("change", [UpdateTable(add=(("10.0.0.9", 9),)), RemoveTable(), ReplaceTable(NftTable())])
 def test_our_own_change_is_read_at_once(unheard: Watched, change: UpdateTable | RemoveTable | ReplaceTable) -> None:
     unheard.classifier.read()
     unheard.classifier.apply(change)
@@ -206,8 +206,8 @@ def test_after_a_change_that_failed_the_table_is_read_at_once(unheard: Watched) 
 def test_overlapping_and_adjacent_destinations_are_one_network(
     classifier: Classifier, given_networks: set[str]
 ) -> None:
-    classifier.apply(ReplaceTable(Classification({}, frozenset(given_networks))))
-    collapsed = Classification({}, collapse(given_networks))
+    classifier.apply(ReplaceTable(NftTable({}, frozenset(given_networks))))
+    collapsed = NftTable({}, collapse(given_networks))
     assert classifier.read() == collapsed
     assert plan_table(collapsed, classifier.read()) is None
 
@@ -225,7 +225,7 @@ networks = st.one_of(
     ),
 )
 classifications = st.builds(
-    lambda slices, destinations: Classification(slices, collapse(destinations)),
+    lambda slices, destinations: NftTable(slices, collapse(destinations)),
     st.dictionaries(addresses, st.integers(1, 0xFFE), max_size=12),
     st.lists(networks, max_size=6),
 )
@@ -233,7 +233,7 @@ classifications = st.builds(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(classifications, min_size=2, max_size=4))
-def test_from_any_table_to_any_other_by_its_differences(classifier: Classifier, steps: list[Classification]) -> None:
+def test_from_any_table_to_any_other_by_its_differences(classifier: Classifier, steps: list[NftTable]) -> None:
     classifier.apply(ReplaceTable(steps[0]))
     for wanted in steps[1:]:
         change = plan_table(wanted, classifier.read())

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from slicebw.core.dataplane import (
     ChangeClass,
-    Classification,
     ClassSpec,
     CreateClass,
     ForgiveDebt,
+    NftTable,
     ReplaceTable,
     TreeChange,
     UpdateTable,
@@ -57,7 +57,7 @@ def build(lab: Topology, shaper: HtbShaper, classifier: NftClassifier) -> Node:
     wanted = tree(range(1, len(lab.pods) + 1))
     assert shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS) == []
     slices = {address: number for number, pod in enumerate(lab.pods, 1) for address in (pod.address, pod.address6)}
-    classifier.apply(ReplaceTable(Classification(slices, frozenset(lab.sink.exempt_networks))))
+    classifier.apply(ReplaceTable(NftTable(slices, frozenset(lab.sink.exempt_networks))))
     return Node(lab, shaper, classifier, wanted)
 
 

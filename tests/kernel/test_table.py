@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from slicebw.core.dataplane import Classification, ReplaceTable, UpdateTable
+from slicebw.core.dataplane import NftTable, ReplaceTable, UpdateTable
 from slicebw.core.errors import KernelError
 from slicebw.core.plan import plan_table
 from slicebw.kernel import nft
 from slicebw.kernel.nft import NftClassifier
 from tests.support.topology import Namespace
 
-WANTED = Classification({"10.0.0.1": 1, "10.0.0.2": 2, "fd00::1": 1}, frozenset({"192.0.2.0/24"}))
+WANTED = NftTable({"10.0.0.1": 1, "10.0.0.2": 2, "fd00::1": 1}, frozenset({"192.0.2.0/24"}))
 TABLE = "inet slicebw"
 
 
@@ -70,7 +70,7 @@ def test_a_deleted_table_is_seen(namespace: Namespace, classifier: NftClassifier
     classifier.apply(ReplaceTable(WANTED))
     assert classifier.read().present
     namespace.run("nft", command)
-    assert classifier.read() == Classification(intact=False, present=False)
+    assert classifier.read() == NftTable(intact=False, present=False)
 
 
 @pytest.mark.parametrize("command", ["flush map inet slicebw standard4", "add element ip other places { 10.0.0.1 }"])
@@ -81,7 +81,7 @@ def test_other_tables_and_other_elements_are_not_tampering(
     classifier.apply(ReplaceTable(WANTED))
     if "flush" in command:
         namespace.run("nft", "flush map inet slicebw standard4; flush map inet slicebw exempt4")
-        assert classifier.read().slices == {"fd00::1": 1}
+        assert classifier.read().slice_id_by_address == {"fd00::1": 1}
     else:
         namespace.run("nft", command)
         assert classifier.read() == WANTED
@@ -142,10 +142,10 @@ def test_what_nft_complains_of_is_one_line(namespace: Namespace, classifier: Nft
 def test_eight_thousand_addresses_are_written_changed_and_read(namespace: Namespace, classifier: NftClassifier) -> None:
     slices = {f"10.{n // 250}.0.{n % 250}": n % 4094 + 1 for n in range(4000)}
     slices |= {f"fd00::{n:x}": n % 4094 + 1 for n in range(1, 4001)}
-    wanted = Classification(slices, frozenset({"192.0.2.0/24"}))
+    wanted = NftTable(slices, frozenset({"192.0.2.0/24"}))
     classifier.apply(ReplaceTable(wanted))
     assert classifier.read() == wanted
-    moved = Classification({address: number % 4094 + 1 for address, number in slices.items()})
+    moved = NftTable({address: number % 4094 + 1 for address, number in slices.items()})
     change = plan_table(moved, classifier.read())
     assert isinstance(change, UpdateTable)
     classifier.apply(change)

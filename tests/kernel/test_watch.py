@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from slicebw.core.dataplane import ChangeClass, Classification, ForgiveDebt, RemoveTable, ReplaceTable, UpdateTable
+from slicebw.core.dataplane import ChangeClass, ForgiveDebt, NftTable, RemoveTable, ReplaceTable, UpdateTable
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.support.topology import UPLINK, Topology, wait_until
@@ -122,7 +122,7 @@ def test_lost_notifications_wake_us(lab: Topology, shaper: HtbShaper, wakes: Wak
 @pytest.fixture
 def watching_table(lab: Topology, classifier: NftClassifier, wakes: Wakes) -> NftClassifier:
     classifier.watch(wakes)
-    classifier.apply(ReplaceTable(Classification({"10.0.0.1": 1})))
+    classifier.apply(ReplaceTable(NftTable({"10.0.0.1": 1})))
     return classifier
 
 
@@ -131,7 +131,7 @@ def test_our_own_transactions_do_not_wake_us(lab: Topology, watching_table: NftC
         watching_table.apply(UpdateTable(add=((f"10.0.1.{number}", 5),)))
         watching_table.read()
     watching_table.apply(RemoveTable())
-    watching_table.apply(ReplaceTable(Classification({"10.0.0.1": 1})))
+    watching_table.apply(ReplaceTable(NftTable({"10.0.0.1": 1})))
     wakes.only_when(lambda: lab.node.run("nft", "add element inet slicebw standard4 { 10.0.0.9 : 1:1009 }"))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from slicebw.core.clock import TokenBucket
-from slicebw.core.dataplane import Classification, FailedChange, ObservedTree, TableChange, TreeChange
+from slicebw.core.dataplane import FailedChange, NftTable, ObservedTree, TableChange, TreeChange
 from slicebw.core.desired import SliceKey, Snapshot
 from slicebw.core.ledger import EventNote, Ledger
 from slicebw.core.reports import NodeReport, ReportWrite, UsageReport
@@ -33,7 +33,7 @@ class Shaper(Protocol):
 class Classifier(Protocol):
     """The nftables table that maps pod addresses to classes."""
 
-    def read(self) -> Classification:
+    def read(self) -> NftTable:
         """What the table holds; cheap while nothing changes. Raises KernelError.
 
         May miss somebody else's change for 10 s if the notification of it is lost, never one of our own.

@@ -16,8 +16,8 @@ from slicebw.agent.stats import Stats
 from slicebw.agent.transition_log import transitions
 from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import (
-    Classification,
     DeleteClass,
+    NftTable,
     ObservedTree,
     RemoveRoot,
     RootQdisc,
@@ -141,17 +141,17 @@ class Reconciler:
             return
         if left.root is not RootQdisc.OURS:
             return
-        result = run_pass(PassInput(Snapshot(node=node), left, Classification(), self._ledger, self._clock()))
+        result = run_pass(PassInput(Snapshot(node=node), left, NftTable(), self._ledger, self._clock()))
         self._save(result.ledger)
         for failed in self._ports.shaper.apply(old, (RemoveRoot(),), result.settings.line_rate_bps):
             log.error("change refused change=%s reason=%s", failed.change, failed.reason)
 
-    def _read_table(self) -> Classification:
+    def _read_table(self) -> NftTable:
         try:
             return self._ports.classifier.read()
         except KernelError as error:  # classes and caps do not wait for the table
             log.error("table cannot be read: %s", error)
-            return Classification()
+            return NftTable()
 
     def _save(self, ledger: Ledger) -> bool:
         """Take the ledger, and say whether it is on disk."""

@@ -11,7 +11,7 @@ import click
 
 from slicebw.cli import options
 from slicebw.cli.cleanup import cleanup
-from slicebw.core.dataplane import DEFAULT_ID, ROOT_ID, Classification, ObservedTree, RootQdisc, classid, leaf
+from slicebw.core.dataplane import DEFAULT_ID, ROOT_ID, NftTable, ObservedTree, RootQdisc, classid, leaf
 from slicebw.core.desired import TrafficClass
 from slicebw.core.errors import KernelError, UsageError
 from slicebw.core.ledger import Ledger, SliceAccount
@@ -71,7 +71,7 @@ def show(state_dir: Path, netns: str | None, uplink: str | None, output: str) ->
         yaml.safe_dump(_plain(found), sys.stdout, sort_keys=False)
 
 
-def _kernel(netns: str | None, device: str | None) -> tuple[ObservedTree, Classification]:
+def _kernel(netns: str | None, device: str | None) -> tuple[ObservedTree, NftTable]:
     from slicebw.kernel.htb import HtbShaper
     from slicebw.kernel.nft import NftClassifier
 
@@ -85,10 +85,10 @@ def _kernel(netns: str | None, device: str | None) -> tuple[ObservedTree, Classi
         shaper.close()
 
 
-def _rows(ledger: Ledger, tree: ObservedTree, table: Classification) -> Iterator[Row]:
+def _rows(ledger: Ledger, tree: ObservedTree, table: NftTable) -> Iterator[Row]:
     """The node's own classes, every slice's, and classes that no account knows."""
     addresses: dict[int, list[str]] = {}
-    for address, slice_id in sorted(table.slices.items()):
+    for address, slice_id in sorted(table.slice_id_by_address.items()):
         addresses.setdefault(slice_id, []).append(address)
     shown: set[int] = set()
     for slice_id, name in ((ROOT_ID, "(root)"), (DEFAULT_ID, "(default)")):

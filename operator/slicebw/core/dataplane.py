@@ -217,14 +217,14 @@ class FailedChange(Struct, frozen=True):
     reason: str
 
 
-class Classification(Struct, frozen=True):
+class NftTable(Struct, frozen=True):
     """What the nftables table holds, wanted or observed: address -> slice id, and the exempt destinations.
 
     ``intact`` is false where the table is missing or its rules are not ours as we write them: then it is
     replaced whole, in one transaction. Addresses and networks are canonical texts of either family.
     """
 
-    slices: Mapping[str, int] = field(default_factory=dict)
+    slice_id_by_address: Mapping[str, int] = field(default_factory=dict)
     exempt_destinations: frozenset[str] = frozenset()
     intact: bool = True
     present: bool = True
@@ -233,10 +233,11 @@ class Classification(Struct, frozen=True):
 class ReplaceTable(Struct, frozen=True):
     """Write the whole table in one transaction."""
 
-    wanted: Classification
+    wanted: NftTable
 
     def __str__(self) -> str:
-        return f"table replace ({len(self.wanted.slices)} addresses, {len(self.wanted.exempt_destinations)} exempt)"
+        addresses, exempt = len(self.wanted.slice_id_by_address), len(self.wanted.exempt_destinations)
+        return f"table replace ({addresses} addresses, {exempt} exempt)"
 
 
 class UpdateTable(Struct, frozen=True):

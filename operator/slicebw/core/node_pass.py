@@ -25,8 +25,8 @@ from slicebw.core.clock import Instant
 from slicebw.core.dataplane import (
     DEFAULT_ID,
     ROOT_ID,
-    Classification,
     ClassSpec,
+    NftTable,
     ObservedClass,
     ObservedTree,
     RootQdisc,
@@ -71,7 +71,7 @@ class PassInput(Struct, frozen=True):
 
     snapshot: Snapshot
     tree: ObservedTree
-    table: Classification
+    table: NftTable
     ledger: Ledger
     now: Instant
 
@@ -89,7 +89,7 @@ class PassResult:
     next_pass_ns: int
     tree: Mapping[int, ClassSpec] | None
     """Every desired class by minor; None: no tree at all."""
-    table: Classification | None
+    table: NftTable | None
     """The desired content of the nftables table; None: no table at all."""
     memory: "_Memory" = field(repr=False, compare=False)
     """For the next pass."""
@@ -159,7 +159,7 @@ class _Memory(Struct, frozen=True):
     classes: Mapping[int, ObservedClass]
     sum: _Sum
     unwanted: frozenset[int]
-    table: Classification
+    table: NftTable
     """As observed."""
 
 
@@ -276,7 +276,9 @@ def _join(given: PassInput, ledger: Ledger, classes: Mapping[int, ObservedClass]
     if last and memory and goes_on and members is last.members:
         return _Joined(last, ledger, [*memory.sum.outcomes], goes_on, ())
     changed = members.changed if goes_on else None
-    placed = allocate(ledger, members.specs, members.membership, (classes, given.table.slices), given.now, changed)
+    placed = allocate(
+        ledger, members.specs, members.membership, (classes, given.table.slice_id_by_address), given.now, changed
+    )
     accounts = placed.accounts
     outcomes = _last_outcomes(accounts, memory, goes_on=goes_on)
     same_ids = goes_on and accounts is ledger.slices
@@ -521,7 +523,7 @@ def _drained(given: PassInput, before: Ledger, unwanted: Collection[int]) -> tup
     """
     if not unwanted or not given.snapshot.synced:
         return frozenset(), frozenset()
-    targeted = leaf_minors(set(given.table.slices.values()))
+    targeted = leaf_minors(set(given.table.slice_id_by_address.values()))
     free = {minor: given.tree.classes[minor] for minor in unwanted if minor not in targeted}
     last = {
         leaf(traffic_class, account.slice_id): account.of(traffic_class).counter_bytes
@@ -536,7 +538,7 @@ def _drained(given: PassInput, before: Ledger, unwanted: Collection[int]) -> tup
 
 def _table(
     given: PassInput, node: NodeContext, joined: _Joined, total: _Sum, last: PassResult | None
-) -> Classification | None:
+) -> NftTable | None:
     """Map every address of a live slice to its id. Before the first complete list, what the table holds stays in it."""
     if not node.shaped:
         return None
@@ -544,21 +546,21 @@ def _table(
     addresses = members.membership.addresses
     if last is None or last.table is None or last.memory.node is not node or not joined.goes_on or not synced:
         ids = {key: account.slice_id for key, account in total.accounts.items() if account.live}
-        slices = {} if synced else dict(given.table.slices)
+        slices = {} if synced else dict(given.table.slice_id_by_address)
         slices.update((address, ids[key]) for address, key in addresses.items() if key in ids)
-        return Classification(slices, node.settings.exempt_destinations)
+        return NftTable(slices, node.settings.exempt_destinations)
     # A slice comes, goes, or gets an id together with its addresses, so only addresses that moved can be mapped anew.
     moved = addresses.items() ^ last.memory.roster.members.membership.addresses.items()
     if not moved:
         return last.table
-    slices = dict(last.table.slices)
+    slices = dict(last.table.slice_id_by_address)
     for address, _ in moved:
         key = addresses.get(address)
         if key is None:
             slices.pop(address, None)
         else:
             slices[address] = total.accounts[key].slice_id
-    return Classification(slices, node.settings.exempt_destinations)
+    return NftTable(slices, node.settings.exempt_destinations)
 
 
 def _overcommitment(node: NodeContext, total: _Sum, last: PassResult | None) -> str | None:
@@ -567,7 +569,7 @@ def _overcommitment(node: NodeContext, total: _Sum, last: PassResult | None) -> 
     return overcommitment(node.settings, total.tree) if node.shaped else None
 
 
-def _table_change(given: PassInput, table: Classification | None, last: PassResult | None) -> TableChange | None:
+def _table_change(given: PassInput, table: NftTable | None, last: PassResult | None) -> TableChange | None:
     """Plan the table. Keeps the last plan if neither the desired nor the observed table is another object."""
     if last is not None and last.table is table and last.memory.table is given.table:
         return last.table_change

@@ -12,12 +12,12 @@ from slicebw.core.dataplane import (
     ROOT_SHARE,
     TOP,
     ChangeClass,
-    Classification,
     ClassSpec,
     CreateClass,
     CreateRoot,
     DeleteClass,
     ForgiveDebt,
+    NftTable,
     ObservedClass,
     ObservedTree,
     RemoveRoot,
@@ -202,18 +202,23 @@ def _is_met(change: TreeChange, observed: ObservedTree) -> bool:
             return seen is not None and matches(spec, seen) and seen.leaf_major == spec.leaf_major
 
 
-def plan_table(wanted: Classification | None, observed: Classification) -> TableChange | None:
+def plan_table(wanted: NftTable | None, observed: NftTable) -> TableChange | None:
     """The one transaction that brings the nftables table to ``wanted``; None wanted: no table at all."""
     if wanted is None:
         return RemoveTable() if observed.present else None
     if not observed.intact:
         return ReplaceTable(wanted)
-    if wanted.slices == observed.slices and wanted.exempt_destinations == observed.exempt_destinations:
+    if (
+        wanted.slice_id_by_address == observed.slice_id_by_address
+        and wanted.exempt_destinations == observed.exempt_destinations
+    ):
         return None  # almost always; comparing whole dictionaries is twenty times as fast as looking for what differs
     # Comparing views is several times as fast as looking up each of thousands of addresses.
-    differ = {address for address, _ in wanted.slices.items() ^ observed.slices.items()}
-    remove = sorted(differ & observed.slices.keys())
-    add = sorted((address, wanted.slices[address]) for address in differ & wanted.slices.keys())
+    differ = {address for address, _ in wanted.slice_id_by_address.items() ^ observed.slice_id_by_address.items()}
+    remove = sorted(differ & observed.slice_id_by_address.keys())
+    add = sorted(
+        (address, wanted.slice_id_by_address[address]) for address in differ & wanted.slice_id_by_address.keys()
+    )
     exempt_remove = sorted(observed.exempt_destinations - wanted.exempt_destinations)
     exempt_add = sorted(wanted.exempt_destinations - observed.exempt_destinations)
     if not (remove or add or exempt_remove or exempt_add):

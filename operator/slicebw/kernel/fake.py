@@ -16,13 +16,13 @@ from slicebw.core.dataplane import (
     PARENTS,
     TOP,
     ChangeClass,
-    Classification,
     ClassSpec,
     CreateClass,
     CreateRoot,
     DeleteClass,
     FailedChange,
     ForgiveDebt,
+    NftTable,
     ObservedClass,
     ObservedTree,
     RemoveRoot,
@@ -188,7 +188,7 @@ class FakeClassifier:
     """
 
     def __init__(self, clock_ns: Callable[[], int] = boot_ns) -> None:
-        self.table: Classification | None = None
+        self.table: NftTable | None = None
         self.applied: list[TableChange] = []
         self.faults: deque[Fault] = deque()
         """Each strikes once, at the next change; REFUSED and BEFORE are the same here."""
@@ -196,15 +196,15 @@ class FakeClassifier:
         self._cache = TableCache(clock_ns)
         self._wake: Callable[[], None] | None = None
 
-    def read(self) -> Classification:
+    def read(self) -> NftTable:
         """What the table holds, kept as the real one keeps it. Raises KernelError while ``failing_reads`` lasts."""
         return self._cache.get(self._read)
 
-    def _read(self) -> Classification:
+    def _read(self) -> NftTable:
         if self.failing_reads > 0:
             self.failing_reads -= 1
             raise KernelError("nft -j list table inet slicebw: no answer")
-        return self.table or Classification(intact=False, present=False)
+        return self.table or NftTable(intact=False, present=False)
 
     def apply(self, change: TableChange) -> None:
         """Carry out one change as one transaction: all of it or nothing. Raises KernelError."""
@@ -240,20 +240,20 @@ class FakeClassifier:
             self._wake()
 
 
-def _changed(table: Classification | None, change: TableChange) -> Classification | None:
+def _changed(table: NftTable | None, change: TableChange) -> NftTable | None:
     match change:
         case RemoveTable():
             return None
         case ReplaceTable(wanted):
-            return Classification(dict(wanted.slices), collapse(wanted.exempt_destinations))
+            return NftTable(dict(wanted.slice_id_by_address), collapse(wanted.exempt_destinations))
         case UpdateTable():
             if table is None:
                 raise KernelError("No such file or directory; add element inet slicebw")
             return _updated(table, change)
 
 
-def _updated(table: Classification, change: UpdateTable) -> Classification:
-    slices = dict(table.slices)
+def _updated(table: NftTable, change: UpdateTable) -> NftTable:
+    slices = dict(table.slice_id_by_address)
     for address in change.remove:
         if slices.pop(address, None) is None:
             raise KernelError(f"No such file or directory; delete element {address}")
@@ -269,7 +269,7 @@ def _updated(table: Classification, change: UpdateTable) -> Classification:
         if _overlaps(network, networks - {network}):
             raise KernelError(f"conflicting intervals specified; add element {network}")
         networks.add(network)
-    return replace(table, slices=slices, exempt_destinations=frozenset(networks))
+    return replace(table, slice_id_by_address=slices, exempt_destinations=frozenset(networks))
 
 
 def _overlaps(network: str, others: set[str]) -> bool:

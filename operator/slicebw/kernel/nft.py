@@ -38,7 +38,7 @@ from slicebw.core.dataplane import (
     HANDLE_MAJOR,
     LAST_ID,
     ROOT_ID,
-    Classification,
+    NftTable,
     RemoveTable,
     ReplaceTable,
     TableChange,
@@ -72,7 +72,7 @@ _NFGENMSG_INET: Final = b"\x01\0\0\0"
 _REMEMBERED_PROCESSES: Final = 64
 
 
-def render(wanted: Classification) -> str:
+def render(wanted: NftTable) -> str:
     """The whole table as one nft transaction that replaces whatever is there. Same input, same text."""
     lines = [
         # Adding first makes deleting safe; both are in one transaction, so no packet passes without a table.
@@ -84,7 +84,7 @@ def render(wanted: Classification) -> str:
         for version in _FAMILIES:
             elements = [
                 f"{address} : {classid(leaf(traffic_class, slice_id))}"
-                for address, slice_id in sorted(wanted.slices.items())
+                for address, slice_id in sorted(wanted.slice_id_by_address.items())
                 if _version(address) == version
             ]
             kind = f"type ipv{version}_addr : classid"
@@ -159,7 +159,7 @@ def _element_command(verb: str, name: str, elements: list[str]) -> list[str]:
     return [f"{verb} element inet {TABLE} {name} {{ {', '.join(elements)} }}"] if elements else []
 
 
-def parse(listing: Mapping[str, Any]) -> Classification:
+def parse(listing: Mapping[str, Any]) -> NftTable:
     """What ``nft -j list table`` shows. ``intact`` speaks for the elements here: whether we could have written them."""
     slices: dict[TrafficClass, dict[str, int]] = {_STANDARD: {}, _EXEMPT: {}}
     networks: list[str] = []
@@ -180,7 +180,7 @@ def parse(listing: Mapping[str, Any]) -> Classification:
     exempt_destinations = collapse(networks)
     # Split otherwise than we would: the same destinations, but a later change of one of ours would not find it.
     intact &= len(exempt_destinations) == len(networks) and slices[_STANDARD] == slices[_EXEMPT]
-    return Classification(slices[_STANDARD], exempt_destinations, intact)
+    return NftTable(slices[_STANDARD], exempt_destinations, intact)
 
 
 def _slice(element: Any, traffic_class: TrafficClass) -> tuple[str, int]:
@@ -229,11 +229,11 @@ class NftClassifier:
         self._own_processes: deque[int] = deque(maxlen=_REMEMBERED_PROCESSES)
         self._watcher: Watcher | None = None
         self._cache = TableCache(clock_ns)
-        self._listed: tuple[int, Classification] | None = None
+        self._listed: tuple[int, NftTable] | None = None
         """What nft listed last, and the generation before it did."""
         self._learnt: str | None = None
 
-    def read(self) -> Classification:
+    def read(self) -> NftTable:
         """What the table holds. Raises KernelError.
 
         The last answer is given again, without asking the kernel, for at most 10 s while the table is watched, until
@@ -286,16 +286,16 @@ class NftClassifier:
             self._netlink.close()
             self._netlink = None
 
-    def _read(self) -> Classification:
+    def _read(self) -> NftTable:
         # What is committed while nft lists raises the generation: then the next reading lists again.
         generation = self._generation()
         if self._listed is None or self._listed[0] != generation:
             self._listed = generation, self._list()
         return self._listed[1]
 
-    def _list(self) -> Classification:
+    def _list(self) -> NftTable:
         if not self._present():
-            return Classification(intact=False, present=False)
+            return NftTable(intact=False, present=False)
         listing = self._listing()
         found = parse(listing)
         known = fingerprint(listing) in _KNOWN_FINGERPRINTS | {self._learnt}

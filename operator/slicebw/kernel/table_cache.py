@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from slicebw.core.dataplane import Classification
+from slicebw.core.dataplane import NftTable
 
 TABLE_CHECK_NS: Final = 10_000_000_000
 """A kept table is read again after this time: a notification of somebody else's change may have been lost."""
@@ -29,7 +29,7 @@ class TableCache:
         self._clock_ns = clock_ns
         self._notified = False
         self._distrusted = threading.Event()
-        self._table: Classification | None = None
+        self._table: NftTable | None = None
         self._read_ns = 0
 
     def start(self) -> None:
@@ -45,7 +45,7 @@ class TableCache:
         """Read the table again at the next call of :meth:`get`. Callable from any thread."""
         self._distrusted.set()
 
-    def get(self, read: Callable[[], Classification]) -> Classification:
+    def get(self, read: Callable[[], NftTable]) -> NftTable:
         """The kept table, or what ``read`` returns. What it raises is passed on, and the next call reads again."""
         now_ns = self._clock_ns()
         expired = now_ns - self._read_ns >= TABLE_CHECK_NS

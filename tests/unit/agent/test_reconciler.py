@@ -115,7 +115,7 @@ def test_the_first_pass_builds_everything_and_the_second_changes_nothing(world: 
     applied = len(world.shaper.applied), len(world.classifier.applied)
     assert world.ceil_bps() == 10 * M
     assert world.classifier.table is not None
-    assert world.classifier.table.slices == {"10.0.0.1": 1}
+    assert world.classifier.table.slice_id_by_address == {"10.0.0.1": 1}
     world.run()
     assert (len(world.shaper.applied), len(world.classifier.applied)) == applied
 
@@ -198,7 +198,7 @@ def test_a_table_that_cannot_be_read_does_not_keep_a_cap_from_being_set(
     assert world.ceil_bps() < 10 * M
     world.run()
     assert world.classifier.table is not None
-    assert world.classifier.table.slices == {"10.0.0.1": 1}
+    assert world.classifier.table.slice_id_by_address == {"10.0.0.1": 1}
 
 
 def test_a_table_change_that_fails_is_made_on_a_later_pass(world: World) -> None:
@@ -207,7 +207,7 @@ def test_a_table_change_that_fails_is_made_on_a_later_pass(world: World) -> None
     assert world.run() == RETRY_NS
     world.run()
     assert world.classifier.table is not None
-    assert world.classifier.table.slices == {"10.0.0.9": 1}
+    assert world.classifier.table.slice_id_by_address == {"10.0.0.9": 1}
 
 
 def test_a_table_spoilt_by_another_hand_is_written_again(world: World) -> None:
@@ -260,7 +260,7 @@ def test_a_selector_that_becomes_wrong_keeps_its_pods_restarts_included(world: W
         world.run()
     assert world.ceil_bps() == 10 * M
     assert world.classifier.table is not None
-    assert world.classifier.table.slices == {"10.0.0.1": 1}
+    assert world.classifier.table.slice_id_by_address == {"10.0.0.1": 1}
     assert [note.reason for note in world.reporter.events.values()] == [Reason.INVALID]
     assert world.ledger.slices[KEY].generation == 1, "the second one is not in force as a whole"
 

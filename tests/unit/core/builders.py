@@ -7,12 +7,12 @@ from msgspec.structs import replace
 from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import (
     ChangeClass,
-    Classification,
     ClassSpec,
     CreateClass,
     CreateRoot,
     DeleteClass,
     ForgiveDebt,
+    NftTable,
     ObservedClass,
     ObservedTree,
     RemoveRoot,
@@ -88,7 +88,7 @@ class Node:
         self.classes: dict[int, ObservedClass] = {}
         self.shown: dict[int, ObservedClass] = {}
         self.root = RootQdisc.DEFAULT
-        self.table = Classification(intact=False, present=False)
+        self.table = NftTable(intact=False, present=False)
         self.last: PassResult | None = None
 
     def run(self, now: Instant) -> PassResult:
@@ -128,7 +128,7 @@ class Node:
         self.table = applied(self.table, result.table_change)
 
 
-def applied(table: Classification, change: TableChange | None) -> Classification:
+def applied(table: NftTable, change: TableChange | None) -> NftTable:
     """The table after a change."""
     match change:
         case None:
@@ -136,11 +136,13 @@ def applied(table: Classification, change: TableChange | None) -> Classification
         case ReplaceTable(wanted=wanted):
             return wanted
         case RemoveTable():
-            return Classification(intact=False, present=False)
+            return NftTable(intact=False, present=False)
         case UpdateTable():
-            kept = {address: owner for address, owner in table.slices.items() if address not in change.remove}
+            kept = {
+                address: owner for address, owner in table.slice_id_by_address.items() if address not in change.remove
+            }
             exempt = table.exempt_destinations - set(change.exempt_remove) | set(change.exempt_add)
-            return Classification(kept | dict(change.add), exempt)
+            return NftTable(kept | dict(change.add), exempt)
 
 
 def from_spec(wanted: ClassSpec, sent_bytes: int = 0) -> ObservedClass:

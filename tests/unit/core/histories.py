@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from slicebw.core import slice_ids as slice_ids_module
 from slicebw.core.accounting import restore_from_reports
 from slicebw.core.clock import NS, Instant
-from slicebw.core.dataplane import Classification, ObservedClass, ObservedTree, RemoveRoot, RootQdisc, TreeChange
+from slicebw.core.dataplane import NftTable, ObservedClass, ObservedTree, RemoveRoot, RootQdisc, TreeChange
 from slicebw.core.desired import (
     Mode,
     NodeSpec,
@@ -43,9 +43,7 @@ from tests.unit.core.builders import START_S, M, limits
 # --- The adapter: all that these histories know of how a pass is called. ---
 
 
-def pass_input(
-    snapshot: Snapshot, tree: ObservedTree, table: Classification, ledger: Ledger, now: Instant
-) -> PassInput:
+def pass_input(snapshot: Snapshot, tree: ObservedTree, table: NftTable, ledger: Ledger, now: Instant) -> PassInput:
     """What a pass looks at."""
     return PassInput(snapshot, tree, table, ledger, now)
 
@@ -173,7 +171,7 @@ class World:
         self.ledger = Ledger()
         self.last: PassResult | None = None
         self.now = Instant(START_S * NS, 1000 * NS, "boot 0")
-        self.table = Classification(intact=False, present=False)
+        self.table = NftTable(intact=False, present=False)
         self.device_name = "eth0"
         self.reported: tuple[UsageReport, ...] = ()
         self.stale: dict[int, ObservedClass] = {}
@@ -379,11 +377,11 @@ class World:
             self.classifier.spoil()
         elif table is not None:
             address = ADDRESSES[which % len(ADDRESSES)]
-            slices = {**table.slices, address: 1 + value % 4}
+            slices = {**table.slice_id_by_address, address: 1 + value % 4}
             if how % 5 == 2:
                 del slices[address]
             exempt = frozenset(("10.9.0.0/16",)) if how % 5 == 4 else table.exempt_destinations
-            self.classifier.table = replace(table, slices=slices, exempt_destinations=exempt)
+            self.classifier.table = replace(table, slice_id_by_address=slices, exempt_destinations=exempt)
 
     def table_again(self, _: int, __: int, ___: int) -> None:
         """The table is read again: an equal object."""
@@ -394,7 +392,7 @@ class World:
         old, self.device_name = self.device_name, "eth1" if self.device_name == "eth0" else "eth0"
         if how % 2 == 0:
             left = self.shaper.read(old)
-            given = pass_input(Snapshot(node=self.snapshot.node), left, Classification(), self.ledger, self.now)
+            given = pass_input(Snapshot(node=self.snapshot.node), left, NftTable(), self.ledger, self.now)
             self.ledger = call_pass(given, None).ledger
             self.shaper.apply(old, (RemoveRoot(),), 0)
         self.link_speed(0, value, 0)

@@ -72,7 +72,7 @@ def test_when_the_own_tree_is_back_in_place_of_a_foreign_one_no_slice_is_reporte
     result = node.run(at(11))
     assert not any(usage.unenforced for usage in result.usages)
     assert result.table is not None
-    assert result.table.slices == {"10.0.0.1": 1, "10.0.0.2": 2}
+    assert result.table.slice_id_by_address == {"10.0.0.1": 1, "10.0.0.2": 2}
 
 
 def test_a_class_that_another_program_changed_is_repaired_in_a_pass_in_which_another_slice_is_edited() -> None:
@@ -154,13 +154,13 @@ def test_a_pod_that_a_slice_does_not_get_is_reported_as_long_as_it_is_there() ->
 
 def test_as_long_as_the_list_is_not_whole_an_address_stays_in_the_table_though_nobody_listed_has_it() -> None:
     node = idle_node()
-    node.table = replace(node.table, slices={**node.table.slices, "10.0.0.9": 2})
+    node.table = replace(node.table, slice_id_by_address={**node.table.slice_id_by_address, "10.0.0.9": 2})
     node.snapshot = replace(node.snapshot, synced=False)
     node.run(at(10))
-    assert node.table.slices["10.0.0.9"] == 2
+    assert node.table.slice_id_by_address["10.0.0.9"] == 2
     node.snapshot = replace(node.snapshot, synced=True)
     node.run(at(11))
-    assert "10.0.0.9" not in node.table.slices
+    assert "10.0.0.9" not in node.table.slice_id_by_address
 
 
 def capped_node() -> Node:

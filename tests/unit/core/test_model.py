@@ -102,7 +102,7 @@ class PassAgainstTheRules(RuleBasedStateMachine):
         self.run_pass()
         self.boot += 1
         self.node.lose_tree()
-        self.node.table = replace(self.node.table, slices={}, intact=False, present=False)
+        self.node.table = replace(self.node.table, slice_id_by_address={}, intact=False, present=False)
         self.run_pass()
 
     def ends(self) -> list[int]:

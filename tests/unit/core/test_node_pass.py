@@ -34,7 +34,7 @@ def test_a_slice_appears_with_both_classes_and_its_address_and_a_period() -> Non
     node = one_slice()
     assert node.classes[STANDARD].ceil_bps == 10 * M
     assert {STANDARD, EXEMPT} <= set(node.classes)
-    assert node.table.slices == {"10.0.0.1": 1}
+    assert node.table.slice_id_by_address == {"10.0.0.1": 1}
     assert node.ledger.slices[KEY].period_start_s == START_S
 
 
@@ -124,7 +124,7 @@ def test_a_slice_that_left_and_came_back_goes_on_where_it_was() -> None:
     for second in (11, 12):
         node.run(at(second))
     assert STANDARD not in node.classes
-    assert not node.table.slices
+    assert not node.table.slice_id_by_address
     node.snapshot = replace(here, slices=(replace(here.slices[0], uid="another object of the same name"),))
     node.run(at(13))
     account = node.ledger.slices[KEY]
@@ -188,7 +188,7 @@ def test_a_reboot_forgives_nothing() -> None:
     node.send(STANDARD, 90 * M)
     node.run(at(5))
     node.lose_tree()
-    node.table = replace(node.table, slices={}, intact=False, present=False)
+    node.table = replace(node.table, slice_id_by_address={}, intact=False, present=False)
     node.run(at(60, "the next boot"))
     assert node.ledger.slices[KEY].standard.used_bytes == 90 * M
     assert node.classes[STANDARD].ceil_bps < 10 * M
@@ -202,7 +202,7 @@ def test_before_the_first_complete_list_nothing_is_deleted() -> None:
     for second in (1, 2, 3):
         node.run(at(second))
     assert node.classes == kept
-    assert node.table.slices == {"10.0.0.1": 1}
+    assert node.table.slice_id_by_address == {"10.0.0.1": 1}
     assert node.ledger.slices[KEY].live
 
 

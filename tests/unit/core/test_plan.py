@@ -4,11 +4,11 @@ from msgspec.structs import replace
 
 from slicebw.core.dataplane import (
     ChangeClass,
-    Classification,
     ClassSpec,
     CreateRoot,
     DeleteClass,
     ForgiveDebt,
+    NftTable,
     ObservedClass,
     RemoveRoot,
     RootQdisc,
@@ -109,7 +109,7 @@ def test_what_a_later_dump_does_not_show_is_unmet() -> None:
 
 ADDRESSES = st.sampled_from([f"10.0.0.{n}" for n in range(1, 6)] + ["fd00::1"])
 TABLES = st.builds(
-    Classification,
+    NftTable,
     slices=st.dictionaries(ADDRESSES, st.integers(1, 4)),
     exempt_destinations=st.frozensets(st.sampled_from(["10.9.0.0/16", "fd99::/64", "192.0.2.0/24"])),
     intact=st.booleans(),
@@ -117,25 +117,28 @@ TABLES = st.builds(
 
 
 @given(wanted=TABLES, seen=TABLES)
-def test_a_table_change_carried_out_leaves_nothing_to_change(wanted: Classification, seen: Classification) -> None:
+def test_a_table_change_carried_out_leaves_nothing_to_change(wanted: NftTable, seen: NftTable) -> None:
     wanted = replace(wanted, intact=True)
     after = applied(seen, plan_table(wanted, seen))
-    assert (after.slices, after.exempt_destinations) == (wanted.slices, wanted.exempt_destinations)
+    assert (after.slice_id_by_address, after.exempt_destinations) == (
+        wanted.slice_id_by_address,
+        wanted.exempt_destinations,
+    )
     assert plan_table(wanted, after) is None
 
 
 def test_a_moved_address_moves_in_one_transaction() -> None:
-    change = plan_table(Classification({"10.0.0.1": 2}), Classification({"10.0.0.1": 1}))
+    change = plan_table(NftTable({"10.0.0.1": 2}), NftTable({"10.0.0.1": 1}))
     assert str(change) == "table update -10.0.0.1 +10.0.0.1=002"
 
 
 def test_a_table_change_is_a_short_line_however_much_it_changes() -> None:
     networks = frozenset(f"10.{number >> 8}.{number & 255}.0/24" for number in range(10_000))
-    text = str(plan_table(Classification({}, networks), Classification({})))
+    text = str(plan_table(NftTable({}, networks), NftTable({})))
     assert text.startswith("table update +exempt 10.0.0.0/24 ")
     assert text.endswith(" and 9900 more")
 
 
 def test_no_table_is_wanted_and_none_is_there() -> None:
-    assert plan_table(None, Classification(intact=False, present=False)) is None
-    assert str(plan_table(None, Classification())) == "table delete"
+    assert plan_table(None, NftTable(intact=False, present=False)) is None
+    assert str(plan_table(None, NftTable())) == "table delete"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slicebw.core.dataplane import ChangeClass, Classification, CreateClass, RemoveTable, ReplaceTable, RootQdisc
+from slicebw.core.dataplane import ChangeClass, CreateClass, NftTable, RemoveTable, ReplaceTable, RootQdisc
 from slicebw.core.errors import KernelError, UplinkError
 from slicebw.core.plan import plan_tree
 from slicebw.kernel.fake import FakeClassifier, FakeShaper, Fault
@@ -61,7 +61,7 @@ def test_a_fault_of_the_table_is_before_or_after_the_transaction(fault: Fault, p
     classifier = FakeClassifier()
     classifier.faults.append(fault)
     with pytest.raises(KernelError):
-        classifier.apply(ReplaceTable(Classification({"10.0.0.1": 1})))
+        classifier.apply(ReplaceTable(NftTable({"10.0.0.1": 1})))
     assert classifier.read().present is present
     classifier.apply(RemoveTable())
     classifier.failing_reads = 1
@@ -72,6 +72,6 @@ def test_a_fault_of_the_table_is_before_or_after_the_transaction(fault: Fault, p
 
 def test_a_spoilt_table_is_not_intact_and_keeps_its_elements() -> None:
     classifier = FakeClassifier()
-    classifier.apply(ReplaceTable(Classification({"10.0.0.1": 1})))
+    classifier.apply(ReplaceTable(NftTable({"10.0.0.1": 1})))
     classifier.spoil()
-    assert classifier.read() == Classification({"10.0.0.1": 1}, intact=False)
+    assert classifier.read() == NftTable({"10.0.0.1": 1}, intact=False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slicebw.core.dataplane import Classification
+from slicebw.core.dataplane import NftTable
 from slicebw.core.errors import KernelError
 from slicebw.kernel.table_cache import TABLE_CHECK_NS, TableCache
 
@@ -16,13 +16,13 @@ class Kernel:
         self.failing = False
         self.cache = TableCache(lambda: self.now_ns)
 
-    def read(self) -> Classification:
+    def read(self) -> NftTable:
         self.readings += 1
         if self.failing:
             raise KernelError("no answer")
-        return Classification({"10.0.0.1": self.readings})
+        return NftTable({"10.0.0.1": self.readings})
 
-    def get(self) -> Classification:
+    def get(self) -> NftTable:
         return self.cache.get(self.read)
 
 
@@ -69,7 +69,7 @@ def test_distrust_makes_one_reading(kernel: Kernel) -> None:
 
 
 def test_distrust_during_a_reading_makes_another_one(kernel: Kernel) -> None:
-    def read() -> Classification:
+    def read() -> NftTable:
         kernel.cache.distrust()
         return kernel.read()
 
