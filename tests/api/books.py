@@ -12,7 +12,7 @@ from typing import Final
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.core.clock import NS
-from slicebw.core.dataplane import DEFAULT_ID, ROOT_ID, leaf
+from slicebw.core.dataplane import DEFAULT_ID, HOST_ID, leaf
 from slicebw.core.desired import TrafficClass
 from slicebw.core.ledger import Ledger
 from tests.support.processes import Slicebw
@@ -100,7 +100,7 @@ def _totals(ledger: Ledger) -> dict[Entry, int]:
         for key, account in ledger.slices.items()
         for traffic_class in TrafficClass
     }
-    for name, slice_id in ((ROOT, ROOT_ID), (DEFAULT, DEFAULT_ID)):
+    for name, slice_id in ((ROOT, HOST_ID), (DEFAULT, DEFAULT_ID)):
         for traffic_class in TrafficClass:
             account = ledger.node_totals.get(leaf(traffic_class, slice_id))
             found[name, traffic_class] = 0 if account is None else account.total_bytes

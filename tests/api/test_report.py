@@ -135,7 +135,7 @@ def test_a_usage_that_is_over_is_deleted(cluster: Cluster, reporting: Reporting,
 
 
 def test_the_nodes_own_status_is_made_with_its_object(cluster: Cluster, reporting: Reporting, node: str) -> None:
-    reporting.reporter.report((), (), (), node_report(slices=12, capped_slices=2, root_bytes=GB))
+    reporting.reporter.report((), (), (), node_report(slices=12, capped_slices=2, host_bytes=GB))
     reporting.settled()
     try:
         columns, row = (line.split() for line in cluster.kubectl("get", "nbw", node).splitlines())
@@ -172,7 +172,7 @@ def test_the_nodes_own_status_leaves_a_persons_settings_alone(
 def test_a_condition_keeps_its_time_of_transition_over_a_restart(cluster: Cluster, connect: Connect, node: str) -> None:
     def transition(now_s: int) -> str:
         reporting = Reporting(connect(cluster.kubeconfig), node, wall_clock=lambda: now_s)
-        reporting.reporter.report((), (), (), node_report(root_bytes=now_s))
+        reporting.reporter.report((), (), (), node_report(host_bytes=now_s))
         reporting.settled()
         status = cluster.read(kinds.NODE_BANDWIDTH, node)["status"]
         assert status["bytesRoot"] == now_s

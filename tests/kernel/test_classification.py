@@ -12,7 +12,7 @@ from tests.support.topology import POD_DEVICE, UPLINK, Host, Namespace, Topology
 from tests.support.trees import LINE_RATE_BPS, creation, tree
 
 NOISE_BYTES = 400
-"""What the node's own IPv6 (multicast reports) may add to root's and default's classes during a test."""
+"""What the node's own IPv6 (multicast reports) may add to the host's and default's classes during a test."""
 
 
 @dataclass

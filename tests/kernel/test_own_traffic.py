@@ -126,7 +126,7 @@ def test_a_pod_in_the_hosts_network_counts_as_the_node_and_its_slice_is_told(lab
     assert "192.0.2.1 :" not in lab.net.node.run("nft", "list", "ruleset")
     wait_until(lambda: (lab.usage("codeen") or {}).get("problems"), "its usage says so")
     assert {problem["pod"]: problem["reason"] for problem in (lab.usage("codeen") or {})["problems"]} == {
-        "codeen/on-host": "it is a hostNetwork pod: its traffic is the node's own and counts as root's",
+        "codeen/on-host": "it is a hostNetwork pod: its traffic is the node's own and counts as the host's",
         "codeen/without-address": "it has no address yet",
     }
 

@@ -50,7 +50,7 @@ def usage_report(
     )
 
 
-def node_report(*, slices: int = 2, capped_slices: int = 0, root_bytes: int = 0) -> NodeReport:
+def node_report(*, slices: int = 2, capped_slices: int = 0, host_bytes: int = 0) -> NodeReport:
     return NodeReport(
         device="eth0",
         mode=Mode.ENFORCE,
@@ -58,7 +58,7 @@ def node_report(*, slices: int = 2, capped_slices: int = 0, root_bytes: int = 0)
         line_rate_bps=1_000_000_000,
         slices=slices,
         capped_slices=capped_slices,
-        root_bytes=root_bytes,
+        host_bytes=host_bytes,
         default_bytes=0,
         foreign_qdisc=None,
         overcommitted=None,

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from slicebw.core.dataplane import (
     DEFAULT_ID,
+    HOST_ID,
+    HOST_SHARE,
     MIN_KERNEL_RATE_BPS,
     PARENTS,
     QUANTUM_PER_SHARE_BYTES,
-    ROOT_ID,
-    ROOT_SHARE,
     TOP,
     ClassSpec,
     CreateClass,
@@ -26,8 +26,8 @@ def tree(slice_ids: Iterable[int] = (1, 2), *, line_rate_bps: int = LINE_RATE_BP
     specs = {TOP: ClassSpec(TOP, 0, line_rate_bps, line_rate_bps)}
     for parent in PARENTS.values():
         specs[parent] = ClassSpec(parent, TOP, MIN_KERNEL_RATE_BPS, line_rate_bps)
-    for slice_id in (ROOT_ID, DEFAULT_ID, *slice_ids):
-        share = ROOT_SHARE if slice_id == ROOT_ID else 1
+    for slice_id in (HOST_ID, DEFAULT_ID, *slice_ids):
+        share = HOST_SHARE if slice_id == HOST_ID else 1
         for traffic_class, parent in PARENTS.items():
             minor = leaf(traffic_class, slice_id)
             quantum = share * QUANTUM_PER_SHARE_BYTES

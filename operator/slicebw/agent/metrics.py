@@ -12,13 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from slicebw.agent.reconciler import Reconciler
 from slicebw.agent.stats import BOUNDS_MS, Histogram, Stats
 from slicebw.core.clock import NS, Instant
-from slicebw.core.dataplane import DEFAULT_ID, ROOT_ID, leaf
+from slicebw.core.dataplane import DEFAULT_ID, HOST_ID, leaf
 from slicebw.core.desired import Mode, TrafficClass
 from slicebw.core.node_pass import PassResult
 from slicebw.core.reports import NodeReport
 
 _SLICE_LABELS: Final = ("namespace", "slice", "class")
-_OWN: Final = (("root", ROOT_ID), ("default", DEFAULT_ID))
+_OWN: Final = (("root", HOST_ID), ("default", DEFAULT_ID))
 
 
 class WriteCounts(Protocol):

@@ -343,5 +343,5 @@ def _usage_urgency(last: UsageReport | None, report: UsageReport) -> Urgency:
 def _node_urgency(last: NodeReport | None, report: NodeReport) -> Urgency:
     if last is None:
         return Urgency.CHANGE
-    figures = structs.replace(last, root_bytes=report.root_bytes, default_bytes=report.default_bytes)
+    figures = structs.replace(last, host_bytes=report.host_bytes, default_bytes=report.default_bytes)
     return Urgency.FIGURES if figures == report else Urgency.CHANGE

@@ -72,7 +72,7 @@ class ReportThrottle:
         """Whether the node's own state is due, by the same rules: only bytes wait for the interval."""
         if self._node is not None:
             last, at_ns = self._node
-            still = replace(report, root_bytes=last.root_bytes, default_bytes=last.default_bytes) == last
+            still = replace(report, host_bytes=last.host_bytes, default_bytes=last.default_bytes) == last
             wait_ns = SILENCE_NS if report == last else self.interval_ns
             if still and now_ns - at_ns < wait_ns:
                 return False

@@ -11,7 +11,7 @@ import click
 
 from slicebw.cli import options
 from slicebw.cli.cleanup import cleanup
-from slicebw.core.dataplane import DEFAULT_ID, ROOT_ID, NftTable, ObservedTree, RootQdisc, classid, leaf
+from slicebw.core.dataplane import DEFAULT_ID, HOST_ID, NftTable, ObservedTree, RootQdisc, classid, leaf
 from slicebw.core.desired import TrafficClass
 from slicebw.core.errors import KernelError, UsageError
 from slicebw.core.ledger import Ledger, SliceAccount
@@ -91,7 +91,7 @@ def _rows(ledger: Ledger, tree: ObservedTree, table: NftTable) -> Iterator[Row]:
     for address, slice_id in sorted(table.slice_id_by_address.items()):
         addresses.setdefault(slice_id, []).append(address)
     shown: set[int] = set()
-    for slice_id, name in ((ROOT_ID, "(root)"), (DEFAULT_ID, "(default)")):
+    for slice_id, name in ((HOST_ID, "(root)"), (DEFAULT_ID, "(default)")):
         for traffic_class in TrafficClass:
             minor = leaf(traffic_class, slice_id)
             total = ledger.node_totals.get(minor)

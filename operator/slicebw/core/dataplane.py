@@ -28,7 +28,7 @@ TOP: Final = 0x1
 PARENTS: Final[Mapping[TrafficClass, int]] = {TrafficClass.STANDARD: 0x10, TrafficClass.EXEMPT: 0x20}
 _LEAF_BASE: Final[Mapping[TrafficClass, int]] = {TrafficClass.STANDARD: 0x1000, TrafficClass.EXEMPT: 0x2000}
 
-ROOT_ID: Final = 0x000
+HOST_ID: Final = 0x000
 """The node's own traffic: share 5, never capped, belongs to no user."""
 FIRST_ID: Final = 0x001
 LAST_ID: Final = 0xFFE
@@ -40,7 +40,7 @@ MAX_SLICES: Final = LAST_ID - FIRST_ID + 1
 SCRATCH: Final = 0x3000
 """Minor of the short-lived child by which a leaf's token debt is cleared; never there between two batches."""
 
-ROOT_SHARE: Final = 5
+HOST_SHARE: Final = 5
 QUANTUM_PER_SHARE_BYTES: Final = 1600
 
 MIN_KERNEL_RATE_BPS: Final = 8
@@ -48,7 +48,7 @@ MIN_KERNEL_RATE_BPS: Final = 8
 
 
 def leaf(traffic_class: TrafficClass, slice_id: int) -> int:
-    """The minor of a slice's (or root's, or default's) leaf class."""
+    """The minor of a slice's (or the host's, or default's) leaf class."""
     return _LEAF_BASE[traffic_class] | slice_id
 
 

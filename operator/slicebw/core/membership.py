@@ -135,7 +135,7 @@ def with_last_good_selectors(slices: Iterable[SliceSpec], before: Iterable[Slice
 def resolve(slices: Iterable[SliceSpec], pods: Iterable[Pod], last: Membership | None = None) -> Membership:
     """Give every pod to the oldest SliceBandwidth of its namespace that selects it.
 
-    Finished pods have no addresses any more. hostNetwork pods send as the node itself (root), and pods without an
+    Finished pods have no addresses any more. hostNetwork pods send as the node itself (host), and pods without an
     address send nothing yet: both are named as problems of the slice that would have them. An address that two
     pods claim is the newer pod's: the older one's deletion is on its way.
 
@@ -353,7 +353,7 @@ def _problems_of(pod: Pod, claim: _Claim | None) -> Iterator[tuple[SliceKey, Pod
         return
     winner, *younger = claim
     if pod.host_network:
-        reason = "it is a hostNetwork pod: its traffic is the node's own and counts as root's"
+        reason = "it is a hostNetwork pod: its traffic is the node's own and counts as the host's"
         yield winner, PodProblem(str(pod), reason)
     elif not pod.addresses:
         yield winner, PodProblem(str(pod), "it has no address yet")

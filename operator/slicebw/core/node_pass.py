@@ -24,7 +24,7 @@ from slicebw.core.accounting import fold_counter, reset_baselines, shift_periods
 from slicebw.core.clock import Instant
 from slicebw.core.dataplane import (
     DEFAULT_ID,
-    ROOT_ID,
+    HOST_ID,
     ClassSpec,
     NftTable,
     ObservedClass,
@@ -470,7 +470,7 @@ def _node_totals(ledger: Ledger, classes: Mapping[int, ObservedClass]) -> dict[i
     """Count the bytes of the host's and the default classes."""
     return {
         minor: fold_counter(ledger.node_totals.get(minor, ClassAccount()), classes.get(minor))
-        for minor in sorted(leaf_minors((ROOT_ID, DEFAULT_ID)))
+        for minor in sorted(leaf_minors((HOST_ID, DEFAULT_ID)))
     }
 
 

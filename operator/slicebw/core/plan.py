@@ -5,11 +5,11 @@ from typing import Final
 
 from slicebw.core.dataplane import (
     DEFAULT_ID,
+    HOST_ID,
+    HOST_SHARE,
     MIN_KERNEL_RATE_BPS,
     PARENTS,
     QUANTUM_PER_SHARE_BYTES,
-    ROOT_ID,
-    ROOT_SHARE,
     TOP,
     ChangeClass,
     ClassSpec,
@@ -39,7 +39,7 @@ DEBT_RATE_BPS: Final = 1_000_000
 
 
 def frame(settings: NodeSettings) -> dict[int, ClassSpec]:
-    """The classes that are always there: top, standard, exempt, and root's and default's leaves."""
+    """The classes that are always there: top, standard, exempt, and the host's and default's leaves."""
     line_bps = kernel_rate(settings.line_rate_bps)
     classes = {TOP: ClassSpec(TOP, 0, line_bps, line_bps)}
     for traffic_class, parent in PARENTS.items():
@@ -47,7 +47,7 @@ def frame(settings: NodeSettings) -> dict[int, ClassSpec]:
         # The smallest rate: standard and exempt share the line by their leaves' quanta, neither goes before the other.
         classes[parent] = ClassSpec(parent, TOP, MIN_KERNEL_RATE_BPS, ceil_bps)
         free = Rates(MIN_KERNEL_RATE_BPS, ceil_bps)
-        for slice_id, share in ((ROOT_ID, ROOT_SHARE), (DEFAULT_ID, 1)):
+        for slice_id, share in ((HOST_ID, HOST_SHARE), (DEFAULT_ID, 1)):
             spec = leaf_class(traffic_class, slice_id, free, share)
             classes[spec.minor] = spec
     return classes

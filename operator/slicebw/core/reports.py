@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from slicebw.core.dataplane import DEFAULT_ID, MAX_SLICES, ROOT_ID, ObservedTree, RootQdisc, slice_id_of
+from slicebw.core.dataplane import DEFAULT_ID, HOST_ID, MAX_SLICES, ObservedTree, RootQdisc, slice_id_of
 from slicebw.core.desired import (
     DEFAULT_LIMITS,
     ClassLimits,
@@ -64,7 +64,7 @@ class NodeReport(Struct, frozen=True):
     line_rate_bps: int
     slices: int
     capped_slices: int
-    root_bytes: int
+    host_bytes: int
     default_bytes: int
     foreign_qdisc: str | None
     """The kind of the classful qdisc that is in our way, or None."""
@@ -218,7 +218,7 @@ def node_report(
         line_rate_bps=settings.line_rate_bps,
         slices=slices,
         capped_slices=capped_slices,
-        root_bytes=_total(ledger, ROOT_ID),
+        host_bytes=_total(ledger, HOST_ID),
         default_bytes=_total(ledger, DEFAULT_ID),
         foreign_qdisc=foreign,
         overcommitted=overcommitted,

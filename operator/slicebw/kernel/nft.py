@@ -14,7 +14,7 @@ Which packet goes where, in the order of the rules:
   it everything goes to default, where it can be seen. Only a process with CAP_NET_ADMIN on the node could set such a
   priority itself; forwarding sets it anew from the TOS (net/ipv4/ip_forward.c) or it was cleared on leaving the
   pod's namespace.
-* Without an input device: made on this node, so root's. Needs Linux 5.7, which shows the postrouting hook the input
+* Without an input device: made on this node, so the host's. Needs Linux 5.7, which shows the postrouting hook the input
   device of forwarded packets; unlike the source address, which a pod with CAP_NET_RAW may forge, it cannot be chosen.
 * Anything else: default's. So is the node's own neighbour discovery and IGMP, which do have an input device.
 
@@ -36,8 +36,8 @@ from slicebw.core.dataplane import (
     DEFAULT_ID,
     FIRST_ID,
     HANDLE_MAJOR,
+    HOST_ID,
     LAST_ID,
-    ROOT_ID,
     NftTable,
     RemoveTable,
     ReplaceTable,
@@ -124,13 +124,13 @@ def _elements(elements: list[str]) -> list[str]:
 
 def _charge(traffic_class: TrafficClass) -> Iterator[str]:
     """The rules that choose a class of one kind; see the module's text for why they are in this order."""
-    root = classid(leaf(traffic_class, ROOT_ID))
+    host = classid(leaf(traffic_class, HOST_ID))
     default = classid(leaf(traffic_class, DEFAULT_ID))
     for version, family in _FAMILIES.items():
         yield f"\t\tmeta priority set {family} saddr map @{traffic_class}{version} accept"
-    ours = f"{classid(leaf(_STANDARD, ROOT_ID))}-{classid(leaf(_EXEMPT, DEFAULT_ID))}"
+    ours = f"{classid(leaf(_STANDARD, HOST_ID))}-{classid(leaf(_EXEMPT, DEFAULT_ID))}"
     yield f'\t\tmeta priority {ours} accept comment "outer packet of a tunnel: stays with the inner one"'
-    yield f'\t\tiif 0 meta priority set {root} accept comment "sent by the node itself"'
+    yield f'\t\tiif 0 meta priority set {host} accept comment "sent by the node itself"'
     yield f'\t\tmeta priority set {default} comment "forwarded from no slice"'
 
 

@@ -118,7 +118,7 @@ class SimulatedNode:
             line_rate_bps=NODE_CAP_BPS,
             slices=self.fleet.per_node,
             capped_slices=len(self.capped),
-            root_bytes=sent_bytes,
+            host_bytes=sent_bytes,
             default_bytes=sent_bytes // 10,
             foreign_qdisc=None,
             overcommitted=None,

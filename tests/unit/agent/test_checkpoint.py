@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
-from slicebw.core.dataplane import ROOT_ID, leaf
+from slicebw.core.dataplane import HOST_ID, leaf
 from slicebw.core.desired import Mode, NodeSpec, TrafficClass
 from slicebw.core.errors import SaveError
 from slicebw.core.ledger import Ledger
@@ -39,7 +39,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert fresh.load_ledger() == (node.ledger, None)
     assert fresh.load_wishes() == (node.snapshot, None)
     assert node.ledger.outbox
-    assert node.ledger.node_totals[leaf(TrafficClass.STANDARD, ROOT_ID)].total_bytes == 90 * M
+    assert node.ledger.node_totals[leaf(TrafficClass.STANDARD, HOST_ID)].total_bytes == 90 * M
 
 
 def test_no_file_is_no_problem(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.core.clock import Instant
-from slicebw.core.dataplane import ROOT_ID
+from slicebw.core.dataplane import HOST_ID
 from slicebw.core.desired import NodeSpec, SliceKey, Snapshot
 from slicebw.core.errors import SaveError
 from slicebw.core.ledger import ClassAccount, Ledger, SliceAccount
@@ -49,7 +49,7 @@ def impossible(kind: str) -> Ledger:
         "far period": with_account(whole, replace(one, period_start_s=1 << 60)),
         "far cap": with_account(whole, replace(one, standard=replace(one.standard, capped_since_s=1 << 60))),
         "last id": replace(whole, last_slice_id=-1),
-        "node total": replace(whole, node_totals={ROOT_ID: ClassAccount(total_bytes=-1)}),
+        "node total": replace(whole, node_totals={HOST_ID: ClassAccount(total_bytes=-1)}),
         "far clock": replace(whole, read_at=Instant(wall_ns=1 << 63, boot_ns=0)),
     }[kind]
 

@@ -143,13 +143,13 @@ def test_each_report_is_written_with_its_time(desk: Desk) -> None:
 def test_only_the_latest_state_of_an_object_is_written(desk: Desk) -> None:
     desk.busy()
     for used in range(50):
-        desk.queue.report([usage(used_bytes=used * GB)], (), (), node_report(root_bytes=used))
+        desk.queue.report([usage(used_bytes=used * GB)], (), (), node_report(host_bytes=used))
     desk.queue.report((), [key("b")], (), None)
     desk.queue.report([usage("b")], (), (), None)
     desk.go_on()
     assert desk.sink.written[1:] == [
         UsageWrite(usage(used_bytes=49 * GB), NOW_S),
-        NodeWrite(node_report(root_bytes=49), NOW_S),
+        NodeWrite(node_report(host_bytes=49), NOW_S),
         UsageWrite(usage("b"), NOW_S),
     ]
 
@@ -170,7 +170,7 @@ def test_events_and_caps_go_before_changes_and_those_before_figures(desk: Desk) 
     desk.queue.start()
     desk.settled()
     desk.busy()
-    desk.queue.report([usage("a", GB)], (), (), node_report(root_bytes=1))
+    desk.queue.report([usage("a", GB)], (), (), node_report(host_bytes=1))
     desk.queue.report([usage("new"), usage("b", 9 * GB, capped=True)], [key("c")], [NOTE], None)
     assert desk.go_on() == [NOTE.id, key("b"), key("new"), key("c"), key("a"), "node"]
 

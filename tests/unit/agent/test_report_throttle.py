@@ -99,7 +99,7 @@ def test_a_slice_that_is_forgotten_expires_once() -> None:
 def test_the_nodes_bytes_wait_for_the_interval_and_its_state_does_not() -> None:
     throttle = ReportThrottle(60 * NS)
     assert throttle.node_due(NODE, 0)
-    moved = replace(NODE, root_bytes=5)
+    moved = replace(NODE, host_bytes=5)
     assert not throttle.node_due(moved, 59 * NS)
     assert throttle.node_due(moved, 60 * NS)
     assert not throttle.node_due(moved, 600 * NS)

@@ -168,7 +168,7 @@ def _by_hand(slices: Sequence[SliceSpec], pods: Sequence[Pod]) -> Membership:
         for loser in selecting[1:]:
             problems[loser].append(PodProblem(str(one), f"{OLDER_HAS_IT}{selecting[0]}"))
         if one.host_network or not one.addresses:
-            trouble = "it is a hostNetwork pod: its traffic is the node's own and counts as root's"
+            trouble = "it is a hostNetwork pod: its traffic is the node's own and counts as the host's"
             reason = trouble if one.host_network else "it has no address yet"
             for winner in selecting[:1]:
                 problems[winner].append(PodProblem(str(one), reason))
