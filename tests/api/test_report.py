@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from slicebw.agent.report_queue import RENEW_S, ReportQueue
 from slicebw.api import bandwidth_usage, kinds
 from slicebw.core.desired import SliceKey
-from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.ledger import PendingEvent, Reason
 from slicebw.core.reports import UsageReport
 from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread
 from slicebw.kube.own_usages import list_own_usages
 from tests.api.cluster import Cluster, eventually, node_bandwidth, throughout
 from tests.api.proxy import FaultProxy, Request
-from tests.support.reports import GB, PERIOD_START_S, capped_note, class_usage, node_report, usage_report
+from tests.support.reports import GB, PERIOD_START_S, capped_event, class_usage, node_report, usage_report
 
 Connect = Callable[[Path], ApiThread]
 
@@ -48,7 +48,7 @@ class Reporting:
     def over(self, *keys: SliceKey) -> None:
         self.reporter.report((), keys, (), None)
 
-    def events(self, *notes: EventNote) -> None:
+    def events(self, *notes: PendingEvent) -> None:
         self.reporter.report((), (), notes, None)
 
     def settled(self, within_s: float = 10.0) -> None:
@@ -187,7 +187,7 @@ def test_a_condition_keeps_its_time_of_transition_over_a_restart(cluster: Cluste
 def test_an_event_is_there_once_however_often_it_is_sent(
     cluster: Cluster, connect: Connect, namespace: str, node: str
 ) -> None:
-    note = capped_note(namespace)
+    note = capped_event(namespace)
     first = Reporting(connect(cluster.kubeconfig), node)
     first.events(note, note)
     first.events(note)
@@ -208,7 +208,7 @@ def test_an_event_is_there_once_however_often_it_is_sent(
 
 
 def test_an_event_about_the_node_is_found_with_the_node(cluster: Cluster, reporting: Reporting, node: str) -> None:
-    note = EventNote(f"TreeRebuilt/{node}", None, "", Reason.TREE_REBUILT, True, "made again", PERIOD_START_S)
+    note = PendingEvent(f"TreeRebuilt/{node}", None, "", Reason.TREE_REBUILT, True, "made again", PERIOD_START_S)
     reporting.events(note)
     reporting.settled()
     assert reporting.reporter.delivered() == {note.id}
@@ -219,7 +219,7 @@ def test_an_event_about_the_node_is_found_with_the_node(cluster: Cluster, report
 def test_reports_about_a_namespace_that_is_gone_are_let_go(
     cluster: Cluster, reporting: Reporting, namespace: str, node: str
 ) -> None:
-    note = capped_note("no-such-namespace")
+    note = capped_event("no-such-namespace")
     reporting.usages(usage_report("no-such-namespace"), usage_report(namespace))
     reporting.events(note)
     reporting.settled()
@@ -232,7 +232,7 @@ def test_reports_about_a_namespace_that_is_going_are_let_go(
 ) -> None:
     # Nobody finishes the deletion here, so it lasts.
     cluster.core.delete_namespace(namespace)
-    note = capped_note(namespace)
+    note = capped_event(namespace)
     reporting.usages(usage_report(namespace))
     reporting.events(note)
     reporting.settled()
@@ -271,7 +271,7 @@ def test_after_an_outage_only_the_latest_state_is_written(
     cluster: Cluster, proxy: FaultProxy, proxied: Reporting, namespace: str, node: str
 ) -> None:
     proxy.cut()
-    note = capped_note(namespace)
+    note = capped_event(namespace)
     for used in range(100):
         began = time.monotonic()
         proxied.usages(usage_report(namespace, standard=class_usage(used * GB)))
@@ -298,7 +298,7 @@ def test_caps_and_events_go_before_figures(proxy: FaultProxy, connect: Connect, 
     reporting.usages(*(replace(report, standard=class_usage(GB)) for report in reports.values()))
     eventually(lambda: reporting.api.health.failures.get("unreachable"))
     reporting.usages(replace(reports["slice-4"], standard=class_usage(9 * GB, capped=True, rate_bps=8)))
-    reporting.events(capped_note(namespace))
+    reporting.events(capped_event(namespace))
     # Tried in vain as they are, they still are the first when it works again.
     eventually(lambda: reporting.api.health.failures["unreachable"] >= 3, 15.0)
     proxy.mend()
@@ -320,7 +320,7 @@ def test_the_write_budget_holds(proxy: FaultProxy, connect: Connect, namespace: 
 def test_kinds_that_are_missing_are_waited_for(outage: Cluster, connect: Connect, namespace: str, node: str) -> None:
     outage.remove_crds()
     reporting = Reporting(connect(outage.kubeconfig), node)
-    note = capped_note(namespace)
+    note = capped_event(namespace)
     reporting.usages(usage_report(namespace))
     reporting.events(note)
     reporting.reporter.report((), (), (), node_report())
@@ -337,7 +337,7 @@ def test_a_write_that_fails_does_not_hold_up_the_others_and_is_made_in_the_end(
     status: int, cluster: Cluster, proxy: FaultProxy, proxied: Reporting, namespace: str, node: str
 ) -> None:
     proxy.fail(status, [".*/events"], methods="POST")
-    note = capped_note(namespace)
+    note = capped_event(namespace)
     proxied.events(note)
     proxied.usages(usage_report(namespace))
     eventually(lambda: cluster.read(kinds.BANDWIDTH_USAGE, f"codeen.{node}", namespace), 20.0)
@@ -369,7 +369,7 @@ def test_credentials_that_expire_are_read_again_for_the_next_write(
 def test_a_write_that_can_never_succeed_is_let_go(
     cluster: Cluster, reporting: Reporting, namespace: str, node: str
 ) -> None:
-    note = replace(capped_note(namespace), key=SliceKey(namespace, "Not A Name"))
+    note = replace(capped_event(namespace), key=SliceKey(namespace, "Not A Name"))
     reporting.events(note)
     reporting.usages(usage_report(namespace))
     reporting.settled()
@@ -422,7 +422,7 @@ def test_a_lost_ledger_is_not_mistaken_for_what_an_earlier_agent_wrote(
     proxy.fail(503, [".*/bandwidthusages"], methods="GET")
     later = Reporting(connect(proxy.kubeconfig), node)
     later.usages(usage_report(namespace))
-    later.events(capped_note(namespace))
+    later.events(capped_event(namespace))
     eventually(later.reporter.delivered)
     throughout(lambda: [request.method for request in writes(proxy)] == ["POST"], 1.0)
     proxy.mend()

@@ -21,7 +21,7 @@ from slicebw.kube.controller_writer import ApiClusterWriter
 from slicebw.kube.resources import BANDWIDTH_USAGES, SLICE_BANDWIDTHS
 from tests.api.cluster import REPOSITORY, Cluster, eventually, node_bandwidth, slice_bandwidth
 from tests.api.conftest import Watcher
-from tests.support.reports import capped_note, node_report, usage_report
+from tests.support.reports import capped_event, node_report, usage_report
 
 Connect = Callable[[Path], ApiThread]
 Account = Callable[..., Path]
@@ -115,7 +115,7 @@ def test_an_agent_may_do_all_it_does(
 
     reporter = ReportQueue(ApiSink(watcher.api, node))
     reporter.start()
-    note = capped_note(namespace)
+    note = capped_event(namespace)
     reporter.report([usage_report(namespace), usage_report(namespace, "over")], [], [note], node_report())
     eventually(lambda: reporter.waiting == 0)
     reporter.report([], [SliceKey(namespace, "over")], [], None)
@@ -207,7 +207,7 @@ def test_an_owner_sees_its_own_slice_and_its_usage_and_events_and_changes_none_o
     reporter.start()
     for namespace in (mine, other):
         cluster.create(slice_bandwidth(namespace, "codeen"))
-        reporter.report([usage_report(namespace)], [], [capped_note(namespace)], None)
+        reporter.report([usage_report(namespace)], [], [capped_event(namespace)], None)
     eventually(lambda: reporter.waiting == 0)
 
     # What `view` is made of by the controller manager, which is not here: ours, and what it holds anyway.

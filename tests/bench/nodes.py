@@ -16,7 +16,7 @@ from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.clock import NS
 from slicebw.core.dataplane import HANDLE_MAJOR, leaf
 from slicebw.core.desired import DEFAULT_LIMITS, NodeSpec, Pod, Selector, SliceKey, SliceSpec, Snapshot, TrafficClass
-from slicebw.core.ledger import EventNote
+from slicebw.core.ledger import PendingEvent
 from slicebw.core.reports import NodeReport, UsageReport
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
@@ -112,7 +112,7 @@ class _Nobody:
         self,
         usages: Sequence[UsageReport],
         over: Sequence[SliceKey],
-        events: Sequence[EventNote],
+        events: Sequence[PendingEvent],
         node: NodeReport | None,
     ) -> None:
         """Take note of nothing."""

@@ -1,7 +1,7 @@
 """Tiny builders for what nodes report, so that a test names only what it is about."""
 
 from slicebw.core.desired import Mode, SliceKey
-from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.ledger import PendingEvent, Reason
 from slicebw.core.membership import PodProblem
 from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
 
@@ -67,8 +67,8 @@ def node_report(*, slices: int = 2, capped_slices: int = 0, host_bytes: int = 0)
     )
 
 
-def capped_note(namespace: str, name: str = "codeen", *, period_start_s: int = PERIOD_START_S) -> EventNote:
-    return EventNote(
+def capped_event(namespace: str, name: str = "codeen", *, period_start_s: int = PERIOD_START_S) -> PendingEvent:
+    return PendingEvent(
         id=f"BandwidthCapped/{namespace}/{name}/standard/{period_start_s}",
         key=SliceKey(namespace, name),
         uid="0b8a3f2e-0000-4000-8000-000000000001",

@@ -20,7 +20,7 @@ from slicebw.agent.checkpoint_validation import wrong_ledger, wrong_wishes
 from slicebw.core.clock import Instant
 from slicebw.core.desired import Mode, SliceKey, Snapshot
 from slicebw.core.errors import SaveError
-from slicebw.core.ledger import ClassAccount, EventNote, Ledger, SliceAccount
+from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, SliceAccount
 
 _T = TypeVar("_T")
 
@@ -53,7 +53,7 @@ class _LedgerForm:
     device: str
     had_tree: bool
     rebuilding: bool
-    outbox: list[EventNote]
+    outbox: list[PendingEvent]
     refused: list[SliceKey]
     mode: Mode | None
 
@@ -273,7 +273,7 @@ def _to_document(ledger: Ledger, accounts: list[msgspec.Raw]) -> dict[str, objec
         "device": ledger.device,
         "had_tree": ledger.had_tree,
         "rebuilding": ledger.rebuilding,
-        "outbox": ledger.outbox,
+        "outbox": ledger.pending_events,
         "refused": sorted(ledger.refused),
         "mode": ledger.mode,
     }
@@ -288,7 +288,7 @@ def _from_form(form: _LedgerForm) -> Ledger:
         device=form.device,
         had_tree=form.had_tree,
         rebuilding=form.rebuilding,
-        outbox=tuple(form.outbox),
+        pending_events=tuple(form.outbox),
         refused=frozenset(form.refused),
         mode=form.mode,
     )

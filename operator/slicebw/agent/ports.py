@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from slicebw.core.clock import TokenBucket
 from slicebw.core.dataplane import FailedChange, NftTable, ObservedTree, TableChange, TreeChange
 from slicebw.core.desired import SliceKey, Snapshot
-from slicebw.core.ledger import EventNote, Ledger
+from slicebw.core.ledger import Ledger, PendingEvent
 from slicebw.core.reports import NodeReport, ReportWrite, UsageReport
 
 
@@ -60,10 +60,10 @@ class Reporter(Protocol):
         self,
         usages: Sequence[UsageReport],
         over: Sequence[SliceKey],
-        events: Sequence[EventNote],
+        events: Sequence[PendingEvent],
         node: NodeReport | None,
     ) -> None:
-        """Queue reports. ``over``: slices whose usage of this node is to go. ``events``: all that are owed still."""
+        """Queue reports. ``over``: slices whose usage of this node is to go. ``events``: all that are pending."""
         ...
 
     def reported(self) -> Sequence[UsageReport] | None:

@@ -27,8 +27,8 @@ from slicebw.core.dataplane import (
 )
 from slicebw.core.desired import NodeSpec, Snapshot
 from slicebw.core.errors import KernelError, SaveError
-from slicebw.core.events import node_note
-from slicebw.core.ledger import EventNote, Ledger, Reason
+from slicebw.core.events import node_event
+from slicebw.core.ledger import Ledger, PendingEvent, Reason
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.plan import repairs, unmet
 from slicebw.core.reports import UsageReport
@@ -76,7 +76,7 @@ class Reconciler:
         self._ledger = ledger or Ledger(rebuilding=True)
         if problem is not None:
             log.error("ledger not used: %s", problem)
-            self._owe(Reason.LEDGER_REBUILT, f"The ledger could not be used and is rebuilt: {problem}")
+            self._emit(Reason.LEDGER_REBUILT, f"The ledger could not be used and is rebuilt: {problem}")
         self._previous = PreviousReports(self._ledger)
         desired, problem = self._ports.store.load_wishes()
         self._desired = DesiredStateMachine(desired)
@@ -133,7 +133,7 @@ class Reconciler:
         if old in {"", tree.device} or not self._ledger.had_tree:
             return
         log.warning("uplink changed old=%s new=%s", old, tree.device)
-        self._owe(Reason.UPLINK_CHANGED, f"The uplink is {tree.device} now, it was {old}; usage continues")
+        self._emit(Reason.UPLINK_CHANGED, f"The uplink is {tree.device} now, it was {old}; usage continues")
         try:
             left = self._ports.shaper.read(old)
         except KernelError as error:
@@ -220,7 +220,7 @@ class Reconciler:
         now_ns = self._clock().boot_ns
         due, expired = self._throttle.due(usages, now_ns)
         node = result.node if self._throttle.node_due(result.node, now_ns) else None
-        self._ports.reporter.report(due, expired, result.ledger.outbox, node)
+        self._ports.reporter.report(due, expired, result.ledger.pending_events, node)
 
     def _restore_from_reports(self, result: PassResult) -> bool:
         """Deal with the reports of an earlier agent, once, as soon as they are known.
@@ -234,18 +234,18 @@ class Reconciler:
         if rebuilding:
             self._save(ledger)  # else the next agent would merge them again
             log.info("ledger rebuilt slices=%d reported=%d", len(ledger.slices), len(reported))
-        self._ports.reporter.report((), unknown, ledger.outbox, None)
+        self._ports.reporter.report((), unknown, ledger.pending_events, None)
         return rebuilding and bool(reported)
 
     def _forget_delivered(self) -> None:
         delivered = self._ports.reporter.delivered()
         if delivered:
-            outbox = tuple(note for note in self._ledger.outbox if note.id not in delivered)
-            self._ledger = replace(self._ledger, outbox=outbox)
+            pending_events = tuple(event for event in self._ledger.pending_events if event.id not in delivered)
+            self._ledger = replace(self._ledger, pending_events=pending_events)
 
-    def _owe(self, reason: Reason, message: str) -> None:
-        note: EventNote = node_note(reason, message, self._clock().wall_s)
-        self._ledger = replace(self._ledger, outbox=(*self._ledger.outbox, note))
+    def _emit(self, reason: Reason, message: str) -> None:
+        event: PendingEvent = node_event(reason, message, self._clock().wall_s)
+        self._ledger = replace(self._ledger, pending_events=(*self._ledger.pending_events, event))
 
     def _count_failed_save(self, error: SaveError) -> None:
         self.stats.failed_saves += 1

@@ -22,7 +22,7 @@ from msgspec import structs
 from slicebw.agent.ports import ReportSink
 from slicebw.core.desired import SliceKey, TrafficClass
 from slicebw.core.errors import TryLater
-from slicebw.core.ledger import EventNote
+from slicebw.core.ledger import PendingEvent
 from slicebw.core.reports import NodeReport, NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite, object_of
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class ReportQueue:
         self,
         usages: Sequence[UsageReport],
         over: Sequence[SliceKey],
-        events: Sequence[EventNote],
+        events: Sequence[PendingEvent],
         node: NodeReport | None,
     ) -> None:
         """Queue reports; see :class:`slicebw.agent.ports.Reporter`. Returns at once."""
@@ -232,7 +232,7 @@ class ReportQueue:
     def _put(self, write: ReportWrite, urgency: Urgency) -> bool:
         return self._queue.put(object_of(write), write, urgency)
 
-    def _put_events(self, events: Sequence[EventNote]) -> list[bool]:
+    def _put_events(self, events: Sequence[PendingEvent]) -> list[bool]:
         # Look for waiting ones first: an event that is written in between is then found among the written ones.
         new = {event.id: event for event in events if self._queue.waiting(event.id) is None}
         with self._lock:
@@ -319,7 +319,7 @@ class ReportQueue:
 
     def _acknowledge(self, entry: Entry[ReportWrite]) -> None:
         match entry.write:
-            case EventNote():
+            case PendingEvent():
                 with self._lock:
                     self._acknowledged.add(entry.write.id)
                     self._written_events.add(entry.write.id)

@@ -7,7 +7,7 @@ from slicebw.core.ledger import Ledger, SliceAccount
 
 
 def transitions(before: Ledger, after: Ledger) -> Iterator[str]:
-    """One line for every slice that came, went, or has other limits, and for every event that is owed now."""
+    """One line for every slice that came, went, or has other limits, and for every new pending Event."""
     for key, account in after.slices.items() if after.slices is not before.slices else ():
         last = before.slices.get(key)
         if last is account:
@@ -21,10 +21,10 @@ def transitions(before: Ledger, after: Ledger) -> Iterator[str]:
             yield f"limits changed slice={key} {_limits(account)}"
     for key in before.slices.keys() - after.slices.keys():
         yield f"slice forgotten slice={key}; its period is over"
-    known = {note.id for note in before.outbox}
-    for note in after.outbox:
-        if note.id not in known:
-            yield f"event reason={note.reason} about={note.key or 'node'} message={note.message}"
+    known = {event.id for event in before.pending_events}
+    for event in after.pending_events:
+        if event.id not in known:
+            yield f"event reason={event.reason} about={event.key or 'node'} message={event.message}"
 
 
 def _limits(account: SliceAccount) -> str:

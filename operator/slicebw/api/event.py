@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from slicebw.api import kinds
-from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.ledger import PendingEvent, Reason
 from slicebw.core.text import time_text
 
 CLUSTER_NAMESPACE: Final = "default"
@@ -12,40 +12,40 @@ MAX_MESSAGE_BYTES: Final = 1024
 _MAX_INSTANCE_LENGTH: Final = 128
 
 
-def to_object(note: EventNote, node_name: str = "", node_uid: str | None = None) -> tuple[str, dict[str, Any]]:
+def to_object(pending: PendingEvent, node_name: str = "", node_uid: str | None = None) -> tuple[str, dict[str, Any]]:
     """The namespace to create the Event in, and the Event: about the slice, or about the node where it has no key.
 
-    Its name is made of the note's id and the node's name, so that sending it again gives 409 AlreadyExists. What is
+    Its name is made of the pending's id and the node's name, so that sending it again gives 409 AlreadyExists. What is
     wrong with a spec is the same on every node, and one Event says it: whoever sends it first. Without a node's name
     it is the controller that sends it.
     A Node's uid is, where unknown, its name, as the kubelet has it; ``kubectl describe node`` finds both.
     """
-    if note.key is not None:
-        namespace = note.key.namespace
+    if pending.key is not None:
+        namespace = pending.key.namespace
         involved = {
             "apiVersion": kinds.API_VERSION,
             "kind": kinds.SLICE_BANDWIDTH.name,
             "namespace": namespace,
-            "name": note.key.name,
-            "uid": note.uid,
+            "name": pending.key.name,
+            "uid": pending.uid,
         }
     else:
         namespace = CLUSTER_NAMESPACE
         involved = {"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": node_uid or node_name}
-    at = time_text(note.at_s)
-    told_by = "" if note.reason is Reason.INVALID else node_name
+    at = time_text(pending.at_s)
+    told_by = "" if pending.reason is Reason.INVALID else node_name
     component = kinds.AGENT_MANAGER if node_name else kinds.CONTROLLER_MANAGER
     return namespace, {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
             "namespace": namespace,
-            "name": kinds.marked(involved["name"], kinds.digest(told_by, note.id)),
+            "name": kinds.marked(involved["name"], kinds.digest(told_by, pending.id)),
         },
         "involvedObject": involved,
-        "type": "Warning" if note.warning else "Normal",
-        "reason": note.reason.value,
-        "message": _cut(note.message),
+        "type": "Warning" if pending.warning else "Normal",
+        "reason": pending.reason.value,
+        "message": _cut(pending.message),
         "source": {"component": component, **({"host": node_name} if node_name else {})},
         "reportingComponent": component,
         "reportingInstance": (node_name or component)[:_MAX_INSTANCE_LENGTH],

@@ -6,7 +6,7 @@ from typing import Protocol
 from slicebw.api.bandwidth_usage import UsageRecord
 from slicebw.api.slice_bandwidth import SliceRecord, SliceStatus
 from slicebw.core.desired import Pod, SliceKey
-from slicebw.core.ledger import EventNote
+from slicebw.core.ledger import PendingEvent
 
 
 class ClusterFeed(Protocol):
@@ -59,7 +59,7 @@ class ClusterWriter(Protocol):
         """
         ...
 
-    def tell(self, note: EventNote) -> bool:
+    def tell(self, event: PendingEvent) -> bool:
         """Emit an Event, if it is not there already; false where it has to be tried again."""
         ...
 

@@ -25,7 +25,7 @@ from slicebw.controller.rollup import ENFORCED, NO_PODS, is_outdated, is_transit
 from slicebw.controller.work_queue import LAST, NORMAL, Priority, WorkQueue
 from slicebw.controller.write_budget import STATUS_INTERVAL_S, TRANSITION_INTERVAL_S, WRITES_PER_S, WriteBudget
 from slicebw.core.desired import SliceKey
-from slicebw.core.events import invalid_note
+from slicebw.core.events import invalid_event
 
 log = logging.getLogger(__name__)
 
@@ -289,7 +289,7 @@ class StatusLoop:
         # The condition stands in the object: this controller or another one has emitted the Event before.
         emitted = any(one.reason == "InvalidSpec" and one.observed_generation == spec.generation
                    for one in record.status.conditions)  # fmt: skip
-        if emitted or self._writer.tell(invalid_note(spec, int(self._wall_clock()))):
+        if emitted or self._writer.tell(invalid_event(spec, int(self._wall_clock()))):
             state.event_generation = spec.generation
 
     def _write_outgoing(self) -> None:

@@ -1,15 +1,18 @@
-"""The Events slicebw owes: who, where, which class, how much of what, since when, until when. Once each.
+"""Which Events, in which words? Each names the slice, its class, the usage, since when, and until when.
 
-A note's id is the same however often it is made or sent: the reporters derive the Event's name from it.
+An Event's id is the same however often it is made or sent. The sinks derive the Event's name from it, so that it exists
+once.
 """
 
 from slicebw.core.desired import Mode, NodeSettings, SliceSpec, TrafficClass
-from slicebw.core.ledger import EventNote, Reason, SliceAccount
+from slicebw.core.ledger import PendingEvent, Reason, SliceAccount
 from slicebw.core.policy import RateDecision, allowed_rates
 from slicebw.core.text import bytes_text, rate_text, time_text
 
 
-def capped_note(account: SliceAccount, traffic_class: TrafficClass, cap_bps: int, mode: Mode, now_s: int) -> EventNote:
+def capped_event(
+    account: SliceAccount, traffic_class: TrafficClass, cap_bps: int, mode: Mode, now_s: int
+) -> PendingEvent:
     """A class has crossed its threshold and is slowed to what is left (in Monitor mode: would be)."""
     limits = account.limits.of(traffic_class)
     used_bytes = account.of(traffic_class).used_bytes
@@ -19,37 +22,39 @@ def capped_note(account: SliceAccount, traffic_class: TrafficClass, cap_bps: int
         f"{time_text(account.period_end_s)}: it has used {_used(used_bytes, limits.budget_bytes)} "
         f"since {time_text(account.period_start_s)}"
     )
-    return _slice_note(account, traffic_class, Reason.CAPPED, message, now_s, warning=True)
+    return _slice_event(account, traffic_class, Reason.CAPPED, message, now_s, warning=True)
 
 
-def restored_note(account: SliceAccount, traffic_class: TrafficClass, rate_bps: int, why: str, now_s: int) -> EventNote:
-    """A cap has been lifted. ``account`` is as it was before, so that the note names the period that was capped."""
+def restored_event(
+    account: SliceAccount, traffic_class: TrafficClass, rate_bps: int, why: str, now_s: int
+) -> PendingEvent:
+    """A cap has been lifted. ``account`` is as it was before, so that the Event names the period that was capped."""
     limits = account.limits.of(traffic_class)
     used_bytes = account.of(traffic_class).used_bytes
     message = (
         f"Restored {traffic_class} traffic of slice {account.key} to {rate_text(rate_bps)}bit/s: {why}; "
         f"it had used {_used(used_bytes, limits.budget_bytes)} since {time_text(account.period_start_s)}"
     )
-    return _slice_note(account, traffic_class, Reason.RESTORED, message, now_s, warning=False)
+    return _slice_event(account, traffic_class, Reason.RESTORED, message, now_s, warning=False)
 
 
-def cap_notes(
+def cap_events(
     account: SliceAccount, traffic_class: TrafficClass, decision: RateDecision, mode: Mode, now_s: int
-) -> tuple[EventNote, ...]:
+) -> tuple[PendingEvent, ...]:
     """Return the Event that a decision on one class calls for, if it was not emitted in this period already."""
     kept = account.of(traffic_class)
     if decision.capped and not kept.notified_capped:
-        return (capped_note(account, traffic_class, decision.ceil_bps, mode, now_s),)
+        return (capped_event(account, traffic_class, decision.ceil_bps, mode, now_s),)
     if not decision.capped and kept.capped_since_s is not None and not kept.notified_restored:
         why = "it is under its threshold again"
-        return (restored_note(account, traffic_class, decision.ceil_bps, why, now_s),)
+        return (restored_event(account, traffic_class, decision.ceil_bps, why, now_s),)
     return ()
 
 
-def period_end_notes(before: SliceAccount, settings: NodeSettings, now_s: int) -> tuple[EventNote, ...]:
+def period_end_events(before: SliceAccount, settings: NodeSettings, now_s: int) -> tuple[PendingEvent, ...]:
     """Return the BandwidthRestored Events of a slice whose period ends while a class is capped."""
     return tuple(
-        restored_note(
+        restored_event(
             before,
             traffic_class,
             allowed_rates(before.limits.of(traffic_class), traffic_class, settings).max_bps,
@@ -61,30 +66,30 @@ def period_end_notes(before: SliceAccount, settings: NodeSettings, now_s: int) -
     )
 
 
-def refused_note(spec: SliceSpec, most: int, now_s: int) -> EventNote:
+def refused_event(spec: SliceSpec, most: int, now_s: int) -> PendingEvent:
     """There is no slice id left on the node."""
     message = (
         f"Slice {spec.key} has no class of its own: this node already has {most} slices, the most it can hold; "
         "its traffic counts as default"
     )
-    return EventNote(
+    return PendingEvent(
         f"{Reason.REFUSED}/{spec.key}/{spec.uid}", spec.key, spec.uid, Reason.REFUSED, True, message, now_s
     )
 
 
-def invalid_note(spec: SliceSpec, now_s: int) -> EventNote:
+def invalid_event(spec: SliceSpec, now_s: int) -> PendingEvent:
     """A spec that got past the API server is wrong; what held before holds on."""
     message = f"Slice {spec.key} keeps its last good limits (or the defaults): {'; '.join(spec.errors)}"
     identity = f"{Reason.INVALID}/{spec.key}/{spec.uid}/{spec.generation}"
-    return EventNote(identity, spec.key, spec.uid, Reason.INVALID, True, message, now_s)
+    return PendingEvent(identity, spec.key, spec.uid, Reason.INVALID, True, message, now_s)
 
 
-def node_note(reason: Reason, message: str, now_s: int) -> EventNote:
+def node_event(reason: Reason, message: str, now_s: int) -> PendingEvent:
     """Something about the node itself."""
-    return EventNote(f"{reason}/{now_s}", None, "", reason, True, message, now_s)
+    return PendingEvent(f"{reason}/{now_s}", None, "", reason, True, message, now_s)
 
 
-def mode_note(device: str, before: Mode, mode: Mode, now_s: int) -> EventNote:
+def mode_event(device: str, before: Mode, mode: Mode, now_s: int) -> PendingEvent:
     """Somebody has set the node to another mode. A person wanted it so: no warning."""
     now = {
         Mode.ENFORCE: f"slices on {device} are held to their limits",
@@ -92,15 +97,15 @@ def mode_note(device: str, before: Mode, mode: Mode, now_s: int) -> EventNote:
         Mode.DISABLED: f"{device} is as slicebw found it, nothing is counted",
     }[mode]
     message = f"The mode of this node is {mode} now, it was {before}: {now}"
-    return EventNote(f"{Reason.MODE_CHANGED}/{now_s}/{mode}", None, "", Reason.MODE_CHANGED, False, message, now_s)
+    return PendingEvent(f"{Reason.MODE_CHANGED}/{now_s}/{mode}", None, "", Reason.MODE_CHANGED, False, message, now_s)
 
 
 def _used(used_bytes: int, budget_bytes: int) -> str:
     return f"{bytes_text(used_bytes)} of {bytes_text(budget_bytes)} ({used_bytes * 100 // budget_bytes} %)"
 
 
-def _slice_note(
+def _slice_event(
     account: SliceAccount, traffic_class: TrafficClass, reason: Reason, message: str, now_s: int, *, warning: bool
-) -> EventNote:
+) -> PendingEvent:
     identity = f"{reason}/{account.key}/{traffic_class}/{account.period_start_s}"
-    return EventNote(identity, account.key, account.uid, reason, warning, message, now_s)
+    return PendingEvent(identity, account.key, account.uid, reason, warning, message, now_s)

@@ -27,7 +27,7 @@ class Reason(StrEnum):
     MODE_CHANGED = "ModeChanged"
 
 
-class EventNote(Struct, frozen=True, gc=False):
+class PendingEvent(Struct, frozen=True, gc=False):
     """An Event to emit exactly once. ``id`` is the same however often it is sent; ``key`` None: about the node."""
 
     id: str
@@ -48,7 +48,7 @@ class ClassAccount(Struct, frozen=True, gc=False):
     """The kernel class's counter when it was last read; 0 while there is no such class."""
     capped_since_s: int | None = None
     notified_capped: bool = False
-    """A BandwidthCapped event was owed in this period already."""
+    """A BandwidthCapped Event was made in this period already."""
     notified_restored: bool = False
 
 
@@ -68,7 +68,7 @@ class SliceAccount(Struct, frozen=True, gc=False):
     exempt: ClassAccount = ClassAccount()
     live: bool = True
     complained_generation: int = 0
-    """The generation about whose errors an InvalidSpec event was owed last."""
+    """The last generation about whose errors an InvalidSpec Event was made."""
 
     @property
     def period_end_s(self) -> int:
@@ -98,8 +98,8 @@ class Ledger(Struct, frozen=True):
     device: str = ""
     had_tree: bool = False
     """Whether our tree was on the device, or was about to be put there, at the last pass."""
-    outbox: tuple[EventNote, ...] = ()
-    """Events owed and not yet known to be delivered."""
+    pending_events: tuple[PendingEvent, ...] = ()
+    """Events that are not known to be delivered yet."""
     rebuilding: bool = False
     """Begun without a ledger to go on: what this node reported before is taken up once it is known."""
     refused: frozenset[SliceKey] = frozenset()

@@ -35,8 +35,8 @@ from slicebw.core.dataplane import (
     leaf,
 )
 from slicebw.core.desired import Mode, NodeSettings, NodeSpec, Pod, SliceKey, SliceSpec, Snapshot, TrafficClass, settle
-from slicebw.core.events import mode_note, node_note
-from slicebw.core.ledger import ClassAccount, EventNote, Ledger, Reason, SliceAccount
+from slicebw.core.events import mode_event, node_event
+from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, Reason, SliceAccount
 from slicebw.core.membership import Membership, resolve
 from slicebw.core.plan import frame, leaf_minors, overcommitment, plan_class, plan_table, plan_tree
 from slicebw.core.policy import SHORTEST_NS, next_pass_ns
@@ -53,7 +53,7 @@ from slicebw.core.slice_pass import (
     slice_outcome,
 )
 
-OUTBOX_LIMIT: Final = 1000
+PENDING_EVENTS_LIMIT: Final = 1000
 """Events kept while the API is away; beyond it the oldest are dropped."""
 
 _NO_CLASSES: Final[Mapping[int, ObservedClass]] = {}
@@ -127,7 +127,7 @@ class _Joined(Struct, frozen=True):
     """The last ones, in the order of the accounts."""
     goes_on: bool
     """Whether all accounts but the newcomers' are those that the last pass left, and all slices have an id."""
-    events: tuple[EventNote, ...]
+    events: tuple[PendingEvent, ...]
     """About slices that got no id."""
 
 
@@ -139,7 +139,7 @@ class _Sum(Struct, frozen=True):
     tree: Mapping[int, ClassSpec]
     changes: list[TreeChange]
     usages: tuple[UsageReport, ...]
-    events: tuple[EventNote, ...]
+    events: tuple[PendingEvent, ...]
     live: int
     capped: int
     good_until_s: int
@@ -215,7 +215,7 @@ def _next_ledger(
 ) -> Ledger:
     """Return the ledger after this pass, with the Events that it adds."""
     ledger = joined.ledger
-    events = *ledger.outbox, *_node_events(given, node.settings), *joined.events, *total.events
+    events = *ledger.pending_events, *_node_events(given, node.settings), *joined.events, *total.events
     return replace(
         ledger,
         slices=total.accounts,
@@ -223,7 +223,7 @@ def _next_ledger(
         read_at=given.now,
         device=given.tree.device,
         had_tree=node.shaped,
-        outbox=events[-OUTBOX_LIMIT:],
+        pending_events=events[-PENDING_EVENTS_LIMIT:],
         mode=node.settings.mode,
     )
 
@@ -433,7 +433,7 @@ def _accounts(
     return {**before, **moved} if moved else before
 
 
-def _events(fresh: _Fresh) -> tuple[EventNote, ...]:
+def _events(fresh: _Fresh) -> tuple[PendingEvent, ...]:
     """Return the Events in one order, whichever slices were decided first."""
     events = [event for _, outcome in fresh if outcome is not None for event in outcome.events]
     return tuple(sorted(events, key=lambda event: str(event.key)))
@@ -474,17 +474,17 @@ def _node_totals(ledger: Ledger, classes: Mapping[int, ObservedClass]) -> dict[i
     }
 
 
-def _node_events(given: PassInput, settings: NodeSettings) -> list[EventNote]:
+def _node_events(given: PassInput, settings: NodeSettings) -> list[PendingEvent]:
     """Return Events if the mode has changed, and if another program has removed the tree within this boot."""
     ledger, tree, now = given.ledger, given.tree, given.now
     events = []
     if ledger.mode is not None and ledger.mode is not settings.mode:
-        events.append(mode_note(tree.device, ledger.mode, settings.mode, now.wall_s))
+        events.append(mode_event(tree.device, ledger.mode, settings.mode, now.wall_s))
     last = ledger.read_at
     had_one = ledger.had_tree and ledger.device == tree.device and settings.mode is not Mode.DISABLED
     if had_one and tree.root is RootQdisc.DEFAULT and last is not None and last.boot_id == now.boot_id:
         message = f"The HTB tree of {tree.device} was removed by another program; it is made again, and usage continues"
-        events.append(node_note(Reason.TREE_REBUILT, message, now.wall_s))
+        events.append(node_event(Reason.TREE_REBUILT, message, now.wall_s))
     return events
 
 

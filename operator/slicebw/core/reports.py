@@ -16,7 +16,7 @@ from slicebw.core.desired import (
     Snapshot,
     TrafficClass,
 )
-from slicebw.core.ledger import ClassAccount, EventNote, Ledger, SliceAccount
+from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, SliceAccount
 from slicebw.core.membership import Membership, PodProblem
 
 
@@ -95,7 +95,7 @@ class NodeWrite(Struct, frozen=True, gc=False):
     at_s: int
 
 
-ReportWrite = UsageWrite | UsageRemoval | NodeWrite | EventNote
+ReportWrite = UsageWrite | UsageRemoval | NodeWrite | PendingEvent
 """One object to write or to remove. An Event is written once."""
 
 
@@ -108,7 +108,7 @@ def object_of(write: ReportWrite) -> SliceKey | str:
             return write.key
         case NodeWrite():
             return "node"
-        case EventNote():
+        case PendingEvent():
             return write.id
 
 

@@ -9,8 +9,8 @@ from slicebw.core.accounting import observed_leaves
 from slicebw.core.clock import Instant
 from slicebw.core.dataplane import FIRST_ID, LAST_ID, MAX_SLICES, ObservedClass, slice_id_of
 from slicebw.core.desired import DEFAULT_LIMITS, SliceKey, SliceSpec
-from slicebw.core.events import refused_note
-from slicebw.core.ledger import ClassAccount, EventNote, Ledger, SliceAccount
+from slicebw.core.events import refused_event
+from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, SliceAccount
 from slicebw.core.membership import Membership, age
 
 
@@ -20,7 +20,7 @@ class Allocation(Struct, frozen=True):
     accounts: Mapping[SliceKey, SliceAccount]
     last_slice_id: int
     unplaced: frozenset[SliceKey]
-    events: tuple[EventNote, ...]
+    events: tuple[PendingEvent, ...]
 
 
 def allocate(
@@ -55,7 +55,7 @@ def allocate(
     ids = _Ids(accounts.values(), classes, ledger.last_slice_id)
     in_table = ids.unowned(table, membership.addresses)
     unplaced: set[SliceKey] = set()
-    events: list[EventNote] = []
+    events: list[PendingEvent] = []
     gone: Iterator[SliceKey] | None = None
     for spec in sorted((specs[key] for key in newcomers), key=age):
         slice_id = ids.reclaim(in_table.get(spec.key)) or ids.next_free()
@@ -65,7 +65,7 @@ def allocate(
         if slice_id is None:
             unplaced.add(spec.key)
             if spec.key not in ledger.refused:
-                events.append(refused_note(spec, MAX_SLICES, now.wall_s))
+                events.append(refused_event(spec, MAX_SLICES, now.wall_s))
             continue
         accounts[spec.key] = _placed(spec, slice_id, classes, now, accounts.get(spec.key))
     return Allocation(accounts, ids.last, frozenset(unplaced), tuple(events))

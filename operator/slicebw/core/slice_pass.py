@@ -17,8 +17,8 @@ from slicebw.core.accounting import fold_counters, period_is_over, start_next_pe
 from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import ClassSpec, ObservedClass, TreeChange
 from slicebw.core.desired import NodeSettings, SliceSpec, TrafficClass
-from slicebw.core.events import cap_notes, invalid_note, period_end_notes
-from slicebw.core.ledger import ClassAccount, EventNote, SliceAccount
+from slicebw.core.events import cap_events, invalid_event, period_end_events
+from slicebw.core.ledger import ClassAccount, PendingEvent, SliceAccount
 from slicebw.core.membership import PodProblem
 from slicebw.core.plan import leaf_class, plan_class
 from slicebw.core.policy import LONGEST_NS, decide_rate, time_to_threshold_ns
@@ -75,7 +75,7 @@ class ClassOutcome(Struct, frozen=True, gc=False):
     changes: tuple[TreeChange, ...]
     """What makes the observed class like it."""
     usage: ClassUsage
-    events: tuple[EventNote, ...]
+    events: tuple[PendingEvent, ...]
     capped: bool
     steady: bool
     """Whether it stays so however much time passes: a cap moves with every second."""
@@ -91,7 +91,7 @@ class SliceOutcome(Struct, frozen=True, gc=False):
     account: SliceAccount
     classes: tuple[ClassOutcome, ...]
     usage: UsageReport
-    events: tuple[EventNote, ...]
+    events: tuple[PendingEvent, ...]
     changes: tuple[TreeChange, ...]
     """The plan of both classes. It is part of the outcome, so that a refused change, or drift, is planned again."""
     good_until_s: int
@@ -124,7 +124,7 @@ def slice_outcome(
     current, events = _under_claim(fold_counters(account, standard, exempt), claim, now.wall_s)
     if period_is_over(current, now):
         if current.live:
-            events += period_end_notes(current, node.settings, now.wall_s)
+            events += period_end_events(current, node.settings, now.wall_s)
         elif standard is None and exempt is None:
             return None
         current = start_next_period(account, current, interval.start, now)
@@ -156,7 +156,7 @@ def _off_node(
     account: SliceAccount,
     claim: Claim,
     observed: tuple[ObservedClass | None, ObservedClass | None],
-    events: tuple[EventNote, ...],
+    events: tuple[PendingEvent, ...],
 ) -> SliceOutcome:
     """Return the outcome of a slice that has left the node: its account stays until the period ends."""
     reason = NO_ID_LEFT if claim.presence is Presence.UNPLACED else ""
@@ -176,7 +176,7 @@ def _off_node(
     )
 
 
-def _under_claim(account: SliceAccount, claim: Claim, now_s: int) -> tuple[SliceAccount, tuple[EventNote, ...]]:
+def _under_claim(account: SliceAccount, claim: Claim, now_s: int) -> tuple[SliceAccount, tuple[PendingEvent, ...]]:
     """Bring the account under what the API says. A wrong spec leaves the last good limits and their generation.
 
     Where only the selector is wrong the limits are the new ones; the generation as a whole is not in force.
@@ -192,7 +192,7 @@ def _under_claim(account: SliceAccount, claim: Claim, now_s: int) -> tuple[Slice
         account = replace(account, limits=limits, generation=generation, uid=spec.uid, live=True)
     if not spec.errors or account.complained_generation == spec.generation:
         return account, ()
-    return replace(account, complained_generation=spec.generation), (invalid_note(spec, now_s),)
+    return replace(account, complained_generation=spec.generation), (invalid_event(spec, now_s),)
 
 
 def _kept_classes(last: SliceOutcome | None, current: SliceAccount) -> tuple[ClassOutcome | None, ClassOutcome | None]:
@@ -220,7 +220,7 @@ def _class_outcome(
     limits = slice_account.limits.of(traffic_class)
     left_ns = slice_account.period_end_s * NS - now.wall_ns
     decision = decide_rate(limits, traffic_class, counted.used_bytes, left_ns, node.settings)
-    events = cap_notes(slice_account, traffic_class, decision, node.settings.mode, now.wall_s)
+    events = cap_events(slice_account, traffic_class, decision, node.settings.mode, now.wall_s)
     account = _with_cap_state(counted, capped=decision.capped, told=bool(events), now_s=now.wall_s)
     leaf = leaf_class(traffic_class, slice_account.slice_id, decision.kernel, limits.share)
     if last is not None and last.leaf == leaf:

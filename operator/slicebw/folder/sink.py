@@ -28,7 +28,7 @@ from slicebw.api.conditions import Condition
 from slicebw.api.fields import FieldError
 from slicebw.core.desired import SliceKey
 from slicebw.core.errors import TryLater
-from slicebw.core.ledger import EventNote
+from slicebw.core.ledger import PendingEvent
 from slicebw.core.reports import NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite, object_of
 from slicebw.folder.disk import STATUS, reason, remove, stem, write_atomically
 from slicebw.folder.documents import DocumentError, documents
@@ -121,7 +121,7 @@ class FolderSink:
 
     def _write(self, write: ReportWrite) -> None:
         match write:
-            case EventNote():
+            case PendingEvent():
                 self._write_event(write)
             case UsageWrite():
                 obj = bandwidth_usage.to_object(write.report, self._node_name, None, write.at_s)
@@ -131,12 +131,12 @@ class FolderSink:
             case NodeWrite():
                 self._write_node(write)
 
-    def _write_event(self, note: EventNote) -> None:
+    def _write_event(self, pending: PendingEvent) -> None:
         """Once: a file that is there was written by an agent that was killed before its ledger could forget."""
         if self._event_files is None:
             files = [path for path in (self._status / "events").glob(f"*/*{_SUFFIX}") if not path.name.startswith(".")]
             self._event_files = deque(sorted(files, key=_age))
-        namespace, obj = event.to_object(note, self._node_name)
+        namespace, obj = event.to_object(pending, self._node_name)
         path = self._file("events", namespace, obj["metadata"]["name"])
         if not path.exists():
             write_atomically(path, _text(obj), durable=True)

@@ -9,7 +9,7 @@ from slicebw.api import bandwidth_usage, event, kinds, node_bandwidth
 from slicebw.api.conditions import Condition
 from slicebw.core.clock import TokenBucket
 from slicebw.core.errors import TryLater
-from slicebw.core.ledger import EventNote
+from slicebw.core.ledger import PendingEvent
 from slicebw.core.reports import NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite
 from slicebw.kube.background import ApiThread
 from slicebw.kube.backoff import Backoff
@@ -96,7 +96,7 @@ class ApiSink:
 
     def _is_final(self, write: ReportWrite, refusal: ApiRefused) -> bool:
         """Whether a refused write need not be tried again: the object is there already, or can never be."""
-        if isinstance(write, EventNote) and refusal.already_exists:
+        if isinstance(write, PendingEvent) and refusal.already_exists:
             return True
         if refusal.namespace_gone:
             log.debug("dropped, its namespace is gone: %s", refusal)
@@ -114,7 +114,7 @@ class ApiSink:
     async def _send(self, write: ReportWrite) -> None:
         client = self._api.client
         match write:
-            case EventNote():
+            case PendingEvent():
                 _, obj = event.to_object(write, self._node_name, await self._uid())
                 await client.create(EVENTS, obj)
             case UsageWrite():

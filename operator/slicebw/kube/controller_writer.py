@@ -9,7 +9,7 @@ from typing import Final
 from slicebw.api import event, kinds, pod, slice_bandwidth
 from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.core.desired import Pod, SliceKey
-from slicebw.core.ledger import EventNote
+from slicebw.core.ledger import PendingEvent
 from slicebw.kube.background import ApiThread
 from slicebw.kube.client import ApiRefused, ApiUnreachable
 from slicebw.kube.controller_feed import ApiClusterFeed
@@ -40,9 +40,9 @@ class ApiClusterWriter:
         except TimeoutError:
             return dict.fromkeys(statuses, "no answer in time")
 
-    def tell(self, note: EventNote) -> bool:
+    def tell(self, pending: PendingEvent) -> bool:
         """Emit an Event, if it is not there already; false where it has to be tried again."""
-        _, obj = event.to_object(note)
+        _, obj = event.to_object(pending)
         try:
             self._api.call(self._api.client.create(EVENTS, obj), CALL_TIMEOUT_S)
         except ApiRefused as refusal:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from slicebw.api import kinds
 from slicebw.core.desired import DEFAULT_LIMITS, ClassLimits, Mode, SliceKey
-from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.ledger import PendingEvent, Reason
 from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
 from slicebw.core.text import rate_text
 
@@ -126,11 +126,11 @@ class SimulatedNode:
             message="limits are in force",
         )
 
-    def cap(self, index: int, now_s: float) -> tuple[SliceKey, EventNote]:
+    def cap(self, index: int, now_s: float) -> tuple[SliceKey, PendingEvent]:
         """The slice of this index crosses its threshold: what the ledger would owe about it."""
         key = self.fleet.key(list(self.fleet.slices_on(self.number))[index])
         self.capped[key] = int(now_s)
-        return key, EventNote(
+        return key, PendingEvent(
             id=f"{Reason.CAPPED}/{key}/standard/{self.begun_s}/{int(now_s)}",
             key=key,
             uid="",

@@ -13,7 +13,7 @@ from typing import Final
 from slicebw.agent.report_queue import ReportQueue
 from slicebw.agent.report_throttle import SILENCE_NS, ReportThrottle
 from slicebw.core.clock import NS
-from slicebw.core.ledger import EventNote
+from slicebw.core.ledger import PendingEvent
 from slicebw.core.policy import LONGEST_NS
 from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.background import ApiThread
@@ -74,7 +74,7 @@ class _Agent:
     def start(self) -> None:
         self.reports.start()
 
-    def make_pass(self, events: tuple[EventNote, ...] = ()) -> None:
+    def make_pass(self, events: tuple[PendingEvent, ...] = ()) -> None:
         now_s = time.time()
         now_ns, self._age_ns = time.monotonic_ns() - self._age_ns, 0
         due, expired = self._throttle.due(self.node.usages(now_s), now_ns)

@@ -38,7 +38,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     fresh = FileStore(tmp_path / "made" / "when needed")
     assert fresh.load_ledger() == (node.ledger, None)
     assert fresh.load_wishes() == (node.snapshot, None)
-    assert node.ledger.outbox
+    assert node.ledger.pending_events
     assert node.ledger.node_totals[leaf(TrafficClass.STANDARD, HOST_ID)].total_bytes == 90 * M
 
 

@@ -15,7 +15,7 @@ from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import ChangeClass, CreateClass, CreateRoot, DeleteClass, RootQdisc
 from slicebw.core.desired import Mode, NodeSpec, SliceKey, Snapshot
 from slicebw.core.errors import KernelError
-from slicebw.core.ledger import EventNote, Ledger, Reason
+from slicebw.core.ledger import Ledger, PendingEvent, Reason
 from slicebw.core.reports import NodeReport, UsageReport
 from slicebw.kernel.fake import FakeClassifier, FakeShaper, Fault
 from tests.unit.core.builders import M, at, pod, spec
@@ -41,7 +41,7 @@ class Reporter:
     def __init__(self) -> None:
         self.usages: list[UsageReport] = []
         self.over: list[SliceKey] = []
-        self.events: dict[str, EventNote] = {}
+        self.events: dict[str, PendingEvent] = {}
         self.nodes: list[NodeReport] = []
         self.known: Sequence[UsageReport] | None = ()
         self.done: set[str] = set()
@@ -50,7 +50,7 @@ class Reporter:
         self,
         usages: Sequence[UsageReport],
         over: Sequence[SliceKey],
-        events: Sequence[EventNote],
+        events: Sequence[PendingEvent],
         node: NodeReport | None,
     ) -> None:
         self.usages += usages
@@ -137,7 +137,7 @@ def test_a_cap_is_not_announced_again_by_the_next_agent(world: World) -> None:
     (identity,) = world.reporter.events
     world.reporter.done = {identity}
     world.run()
-    assert world.ledger.outbox == ()
+    assert world.ledger.pending_events == ()
     world.reporter.events.clear()
     world.start_agent()
     world.run()

@@ -13,9 +13,9 @@ from slicebw.core.clock import TokenBucket
 from slicebw.core.desired import SliceKey
 from slicebw.core.errors import TryLater
 from slicebw.core.reports import NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite, object_of
-from tests.support.reports import GB, capped_note, class_usage, node_report, usage_report
+from tests.support.reports import GB, capped_event, class_usage, node_report, usage_report
 
-NOTE = capped_note("ns")
+NOTE = capped_event("ns")
 NOW_S = 1_700_000_000
 
 

@@ -7,10 +7,10 @@ from msgspec.structs import replace
 
 from slicebw.api import event
 from slicebw.core.desired import SliceKey
-from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.ledger import PendingEvent, Reason
 
 T0 = 1_795_341_600
-NOTE = EventNote(
+NOTE = PendingEvent(
     id="BandwidthCapped/princeton-codeen/codeen/standard/1795341600",
     key=SliceKey("princeton-codeen", "codeen"),
     uid="u-1",
@@ -68,7 +68,7 @@ def test_an_event_about_the_node_is_in_the_default_namespace(uid: str | None, ex
 
 
 def test_the_same_note_has_the_same_name_and_every_other_one_another() -> None:
-    def name(note: EventNote, node_name: str) -> str:
+    def name(note: PendingEvent, node_name: str) -> str:
         made: str = event.to_object(note, node_name)[1]["metadata"]["name"]
         return made
 

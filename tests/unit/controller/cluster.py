@@ -8,7 +8,7 @@ from slicebw.api.slice_bandwidth import SliceRecord, SliceStatus
 from slicebw.controller.ports import ClusterFeed, ClusterWriter
 from slicebw.controller.status_loop import StatusLoop
 from slicebw.core.desired import DEFAULT_LIMITS, Pod, Requirement, Selector, SelectorOperator, SliceKey, SliceSpec
-from slicebw.core.ledger import EventNote
+from slicebw.core.ledger import PendingEvent
 from slicebw.core.reports import UsageReport
 from tests.support.reports import DAY_S, GB, PERIOD_START_S, class_usage, usage_report
 
@@ -113,7 +113,7 @@ class World(ClusterFeed, ClusterWriter):
             self.put(key, self.slices[key].spec, status)
         return failures
 
-    def tell(self, note: EventNote) -> bool:
+    def tell(self, note: PendingEvent) -> bool:
         if not self.away:
             self.told.append(note.id)
         return not self.away

@@ -450,7 +450,7 @@ class World:
 
     def acknowledge(self, _: int, how: int, __: int) -> None:
         """Events were delivered: all of them, or the oldest."""
-        self.ledger = replace(self.ledger, outbox=self.ledger.outbox[1:] if how % 2 else ())
+        self.ledger = replace(self.ledger, pending_events=self.ledger.pending_events[1:] if how % 2 else ())
 
     # One step.
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.core.desired import Mode, NodeSpec
-from slicebw.core.ledger import EventNote, Ledger, Reason
+from slicebw.core.ledger import Ledger, PendingEvent, Reason
 from tests.unit.core.builders import M, Node, at, pod, spec
 
 ENFORCE, MONITOR, DISABLED = Mode.ENFORCE, Mode.MONITOR, Mode.DISABLED
@@ -28,7 +28,7 @@ def switch(node: Node, *modes: Mode | None) -> None:
             node.run(at(second))
 
 
-def notes(events: Iterable[EventNote]) -> list[EventNote]:
+def notes(events: Iterable[PendingEvent]) -> list[PendingEvent]:
     return [note for note in events if note.reason is Reason.MODE_CHANGED]
 
 
@@ -36,14 +36,14 @@ def notes(events: Iterable[EventNote]) -> list[EventNote]:
 def test_the_first_mode_of_a_node_is_no_change(mode: Mode | None) -> None:
     node = node_in(mode)
     switch(node, mode)
-    assert not node.ledger.outbox
+    assert not node.ledger.pending_events
     assert node.ledger.mode is (mode or ENFORCE)
 
 
 def test_every_change_is_one_event_about_the_node() -> None:
     node = node_in(ENFORCE)
     switch(node, MONITOR, DISABLED, ENFORCE, None)
-    found = notes(node.ledger.outbox)
+    found = notes(node.ledger.pending_events)
     assert [(note.key, note.warning) for note in found] == [(None, False)] * 3
     assert len({note.id for note in found}) == 3
     assert [note.message for note in found] == [
@@ -58,14 +58,14 @@ def test_there_and_back_within_a_second_are_two_events() -> None:
     for mode in (MONITOR, ENFORCE):
         node.snapshot = replace(node.snapshot, node=replace(node.snapshot.node, mode=mode))
         node.run(at(0.5))
-    assert len({note.id for note in notes(node.ledger.outbox)}) == 2
+    assert len({note.id for note in notes(node.ledger.pending_events)}) == 2
 
 
 def test_a_ledger_that_does_not_know_the_mode_is_no_change() -> None:
     node = node_in(MONITOR)
     node.ledger = replace(node.ledger, mode=None)
     switch(node, DISABLED)
-    assert notes(node.ledger.outbox) == []
+    assert notes(node.ledger.pending_events) == []
     assert Ledger().mode is None
 
 
@@ -74,11 +74,11 @@ def test_a_mode_set_while_no_agent_ran_is_a_change_that_the_next_one_tells() -> 
     later = node_in(MONITOR)
     later.ledger = node.ledger
     later.run(at(60))
-    (note,) = notes(later.ledger.outbox)
+    (note,) = notes(later.ledger.pending_events)
     assert "is Monitor now, it was Enforce" in note.message
 
 
 def test_taking_the_tree_down_on_purpose_is_not_another_hand() -> None:
     node = node_in(ENFORCE)
     switch(node, DISABLED, ENFORCE)
-    assert {note.reason for note in node.ledger.outbox} == {Reason.MODE_CHANGED}
+    assert {note.reason for note in node.ledger.pending_events} == {Reason.MODE_CHANGED}

@@ -192,7 +192,7 @@ class PassAgainstTheRules(RuleBasedStateMachine):
     def events_agree(self) -> None:
         told = [
             (note.reason, str(note.key))
-            for note in self.node.ledger.outbox
+            for note in self.node.ledger.pending_events
             if note.reason in {Reason.CAPPED, Reason.RESTORED}
         ]
         assert sorted(told) == sorted(self.expected_events)

@@ -9,7 +9,7 @@ from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import MAX_SLICES, DeleteClass, ForgiveDebt, RootQdisc
 from slicebw.core.desired import Mode, NodeSpec, SliceKey, TrafficClass
 from slicebw.core.ledger import Ledger, Reason
-from slicebw.core.node_pass import OUTBOX_LIMIT
+from slicebw.core.node_pass import PENDING_EVENTS_LIMIT
 from slicebw.core.plan import matches
 from slicebw.core.policy import Rates, cap_bps
 from tests.unit.core.builders import START_S, M, Node, at, pod, spec
@@ -27,7 +27,7 @@ def one_slice(**standard: Any) -> Node:
 
 
 def reasons(node: Node) -> list[Reason]:
-    return [note.reason for note in node.ledger.outbox]
+    return [note.reason for note in node.ledger.pending_events]
 
 
 def test_a_slice_appears_with_both_classes_and_its_address_and_a_period() -> None:
@@ -59,7 +59,7 @@ def test_one_event_tells_of_the_cap_and_one_of_its_end_however_many_passes() -> 
     node.send(STANDARD, 90 * M)
     for second in range(1000, 1005):
         node.run(at(second))
-    (note,) = node.ledger.outbox
+    (note,) = node.ledger.pending_events
     assert note.reason is Reason.CAPPED
     assert note.message == (
         "Slowed standard traffic of slice ns/slice to 30.7kbit/s until 2023-11-14T23:13:20Z: "
@@ -112,7 +112,7 @@ def test_both_classes_capped_in_one_pass_are_two_events() -> None:
     node.send(EXEMPT, 95 * M)
     node.run(at(10))
     assert reasons(node) == [Reason.CAPPED, Reason.CAPPED]
-    assert len({note.id for note in node.ledger.outbox}) == 2
+    assert len({note.id for note in node.ledger.pending_events}) == 2
 
 
 def test_a_slice_that_left_and_came_back_goes_on_where_it_was() -> None:
@@ -234,7 +234,7 @@ def test_one_more_slice_than_there_are_ids_is_refused_and_told_once() -> None:
     assert (report.slice_id, report.unenforced) == (0, "the node has 4094 slices already, the most it can hold")
     assert sum(bool(usage.unenforced) for usage in result.usages) == 1
     assert len(node.ledger.slices) == MAX_SLICES
-    (note,) = node.ledger.outbox
+    (note,) = node.ledger.pending_events
     assert (note.reason, note.key) == (Reason.REFUSED, specs[-1].key)
     assert len({account.slice_id for account in node.ledger.slices.values()}) == MAX_SLICES
 
@@ -267,7 +267,7 @@ def test_monitor_mode_limits_nothing_and_says_what_it_would_have_done() -> None:
     result = node.run(at(1))
     assert {seen.ceil_bps for seen in node.classes.values()} == {1000 * M}
     assert result.usages[0].standard.capped
-    assert node.ledger.outbox[0].message.startswith("Would have slowed (mode Monitor) standard traffic")
+    assert node.ledger.pending_events[0].message.startswith("Would have slowed (mode Monitor) standard traffic")
 
 
 def test_disabled_mode_takes_tree_and_table_away_and_enforce_brings_them_back() -> None:
@@ -328,11 +328,11 @@ def test_a_stepped_wall_clock_neither_shortens_nor_lengthens_a_period(step: int)
 
 def test_the_outbox_is_bounded() -> None:
     node = one_slice()
-    node.ledger = replace(node.ledger, outbox=node.ledger.outbox * 0)
-    for second in range(1, OUTBOX_LIMIT + 10):
+    node.ledger = replace(node.ledger, pending_events=node.ledger.pending_events * 0)
+    for second in range(1, PENDING_EVENTS_LIMIT + 10):
         node.lose_tree()
         node.run(at(second))
-    assert len(node.ledger.outbox) == OUTBOX_LIMIT
+    assert len(node.ledger.pending_events) == PENDING_EVENTS_LIMIT
 
 
 STEPS = st.lists(

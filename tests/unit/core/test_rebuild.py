@@ -32,7 +32,7 @@ def test_where_the_class_survived_not_a_byte_is_lost() -> None:
     assert account.standard.used_bytes == (85 + 1 + 2) * M
     assert account.period_start_s == reports[0].period_start_s
     assert result.usages[0].standard.capped_since_s == reports[0].standard.capped_since_s
-    assert Reason.CAPPED not in [note.reason for note in node.ledger.outbox]
+    assert Reason.CAPPED not in [note.reason for note in node.ledger.pending_events]
     assert not node.ledger.rebuilding
 
 

@@ -13,7 +13,7 @@ import yaml
 from slicebw.agent.report_queue import ReportQueue
 from slicebw.api import bandwidth_usage
 from slicebw.core.desired import Mode, SliceKey
-from slicebw.core.ledger import EventNote, Reason
+from slicebw.core.ledger import PendingEvent, Reason
 from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
 from slicebw.folder import disk
 from slicebw.folder import sink as sink_module
@@ -31,9 +31,9 @@ def usage(used_bytes: int = 7, key: SliceKey = KEY) -> UsageReport:
     return UsageReport(key, 1, 3, NOW_S, NOW_S + 3600, one, one)
 
 
-def note(number: int = 1, key: SliceKey | None = KEY) -> EventNote:
+def note(number: int = 1, key: SliceKey | None = KEY) -> PendingEvent:
     identity = f"{Reason.CAPPED}/{key}/{number}"
-    return EventNote(identity, key, "uid", Reason.CAPPED, True, f"message {number}", NOW_S)
+    return PendingEvent(identity, key, "uid", Reason.CAPPED, True, f"message {number}", NOW_S)
 
 
 def node(message: str = "limits are in force", *, ready: bool = True) -> NodeReport:

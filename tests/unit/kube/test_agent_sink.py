@@ -14,10 +14,10 @@ from slicebw.kube.background import ApiThread
 from slicebw.kube.client import ApiRefused, ApiUnreachable, Page
 from slicebw.kube.health import ApiHealth
 from slicebw.kube.resources import BANDWIDTH_USAGES, NODE_BANDWIDTHS, Object, Resource
-from tests.support.reports import capped_note, node_report, usage_report
+from tests.support.reports import capped_event, node_report, usage_report
 
 NODE = "node-a"
-NOTE = capped_note("ns")
+NOTE = capped_event("ns")
 USAGE = UsageWrite(usage_report("ns"), 1_700_000_000)
 REMOVAL = UsageRemoval(SliceKey("ns", "codeen"))
 NODE_STATUS = NodeWrite(node_report(), 1_700_000_000)

@@ -12,7 +12,7 @@ import pytest
 from cel_expr_python import cel  # type: ignore[import-untyped]
 
 from slicebw.api import bandwidth_usage, event, kinds, node_bandwidth
-from tests.support.reports import capped_note, node_report, usage_report
+from tests.support.reports import capped_event, node_report, usage_report
 from tests.unit.api import crd
 from tests.unit.manifests.rendered import Object, objects, one
 
@@ -98,7 +98,7 @@ def node_object(node: str = NODE, **fields: object) -> Object:
 
 
 def note(node: str = NODE, **fields: object) -> Object:
-    return {**event.to_object(capped_note("princeton"), node)[1], **fields}
+    return {**event.to_object(capped_event("princeton"), node)[1], **fields}
 
 
 OWNER: Final = {"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": "uid"}
