@@ -38,15 +38,15 @@ class Watcher:
 
     def synced(self, within_s: float = 10.0) -> None:
         """Wait for the first complete list of everything."""
-        eventually(lambda: self.feed.snapshot().synced, within_s)
+        eventually(lambda: self.feed.desired_state().synced, within_s)
 
     def slices(self, namespace: str) -> dict[str, SliceSpec]:
         """The slices of one namespace by name."""
-        return {one.key.name: one for one in self.feed.snapshot().slices if one.key.namespace == namespace}
+        return {one.key.name: one for one in self.feed.desired_state().slices if one.key.namespace == namespace}
 
     def pods(self) -> dict[str, tuple[str, ...]]:
         """The addresses of this node's pods by the pods' names."""
-        return {one.name: one.addresses for one in self.feed.snapshot().pods}
+        return {one.name: one.addresses for one in self.feed.desired_state().pods}
 
 
 @pytest.fixture(scope="session")

@@ -91,13 +91,13 @@ def test_an_invalid_spec_arrives_with_its_errors(cluster: Cluster, watcher: Watc
 def test_the_nodes_own_settings_are_laid_over_the_default_ones(cluster: Cluster, watcher: Watcher, node: str) -> None:
     cluster.create(node_bandwidth("default", cap="100M", mode="Monitor"))
     try:
-        eventually(lambda: watcher.feed.snapshot().node.cap_bps == 100_000_000, SOON_S)
+        eventually(lambda: watcher.feed.desired_state().node.cap_bps == 100_000_000, SOON_S)
         cluster.create(node_bandwidth(node, cap="50M"))
         cluster.create(node_bandwidth("somebody-elses", cap="1M"))
-        eventually(lambda: watcher.feed.snapshot().node.cap_bps == 50_000_000, SOON_S)
-        assert watcher.feed.snapshot().node.mode is Mode.MONITOR
+        eventually(lambda: watcher.feed.desired_state().node.cap_bps == 50_000_000, SOON_S)
+        assert watcher.feed.desired_state().node.mode is Mode.MONITOR
         cluster.delete(kinds.NODE_BANDWIDTH, node)
-        eventually(lambda: watcher.feed.snapshot().node.cap_bps == 100_000_000, SOON_S)
+        eventually(lambda: watcher.feed.desired_state().node.cap_bps == 100_000_000, SOON_S)
     finally:
         for name in ("default", "somebody-elses"):
             if cluster.read(kinds.NODE_BANDWIDTH, name):
@@ -107,7 +107,7 @@ def test_the_nodes_own_settings_are_laid_over_the_default_ones(cluster: Cluster,
 def test_a_pods_address_is_known_within_a_second(cluster: Cluster, watcher: Watcher, namespace: str, node: str) -> None:
     cluster.create_pod(namespace, "web", node, "10.1.0.7", "fd00::7", labels={"app": "web"})
     eventually(lambda: watcher.pods().get("web") == ("10.1.0.7", "fd00::7"), SOON_S)
-    assert watcher.feed.snapshot().pods[0].labels == {"app": "web"}
+    assert watcher.feed.desired_state().pods[0].labels == {"app": "web"}
     cluster.delete_pod(namespace, "web")
     eventually(lambda: not watcher.pods(), SOON_S)
 
@@ -128,7 +128,7 @@ def test_nothing_is_synced_before_everything_was_listed(
     proxy.fail(403, [".*/pods"])
     watcher = start_feed(proxy.kubeconfig, node)
     eventually(lambda: watcher.slices(namespace))
-    throughout(lambda: not watcher.feed.snapshot().synced, 1.0)
+    throughout(lambda: not watcher.feed.desired_state().synced, 1.0)
     proxy.mend()
     watcher.synced()
 

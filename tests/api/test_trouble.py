@@ -36,7 +36,7 @@ def test_an_api_server_that_is_away_at_the_start_is_waited_for(
     proxy.cut()
     watcher = start_feed(proxy.kubeconfig, node)
     eventually(lambda: watcher.api.health.unreachable_s > 1.0)
-    assert not watcher.feed.snapshot().synced
+    assert not watcher.feed.desired_state().synced
     proxy.mend()
     watcher.synced(RECOVERY_S)
     assert "codeen" in watcher.slices(namespace)
@@ -69,8 +69,8 @@ def test_during_an_outage_everything_known_stays_known_and_afterwards_changes_ar
     watcher.synced()
     outage.stop_api_server()
     eventually(lambda: watcher.api.health.unreachable_s > 0.0)
-    before = watcher.feed.snapshot()
-    throughout(lambda: watcher.feed.snapshot() == before, 2.0)
+    before = watcher.feed.desired_state()
+    throughout(lambda: watcher.feed.desired_state() == before, 2.0)
     assert before.synced
     outage.start()
     outage.create(slice_bandwidth(namespace, "later"))
@@ -107,13 +107,13 @@ def test_the_last_object_of_all_deleted_while_nobody_could_tell_is_forgotten_too
     outage.create(node_bandwidth(node, cap="50M"))
     watcher = start_feed(proxy.kubeconfig, node)
     watcher.synced()
-    assert watcher.feed.snapshot().node.cap_bps == 50_000_000
+    assert watcher.feed.desired_state().node.cap_bps == 50_000_000
     proxy.cut()
     outage.delete(kinds.NODE_BANDWIDTH, node)
     outage.stop_api_server()
     outage.start()
     proxy.mend()
-    eventually(lambda: watcher.feed.snapshot().node.cap_bps is None, RECOVERY_S)
+    eventually(lambda: watcher.feed.desired_state().node.cap_bps is None, RECOVERY_S)
 
 
 def test_kinds_that_are_missing_at_the_start_are_named_and_found_when_they_come(
@@ -132,11 +132,11 @@ def test_kinds_that_are_missing_at_the_start_are_named_and_found_when_they_come(
         "CustomResourceDefinition nodebandwidths.slicebw.io is not installed: kubectl apply -f crds/",
         "CustomResourceDefinition slicebandwidths.slicebw.io is not installed: kubectl apply -f crds/",
     ]
-    assert not watcher.feed.snapshot().synced
+    assert not watcher.feed.desired_state().synced
     outage.install_crds("slicebandwidths")
     outage.create(slice_bandwidth(namespace, "codeen"))
     eventually(lambda: "codeen" in watcher.slices(namespace), RECOVERY_S)
-    assert not watcher.feed.snapshot().synced
+    assert not watcher.feed.desired_state().synced
     outage.install_crds("nodebandwidths", "bandwidthusages")
     watcher.synced(RECOVERY_S)
 
@@ -159,7 +159,7 @@ def test_kinds_that_are_removed_leave_everything_in_force_until_they_are_back(
     eventually(lambda: any("is being removed" in text or "not installed" in text for text in warnings_in(caplog)))
 
     def in_force() -> bool:
-        return len(watcher.slices(namespace)) == 20 and watcher.feed.snapshot().node.cap_bps == 50_000_000
+        return len(watcher.slices(namespace)) == 20 and watcher.feed.desired_state().node.cap_bps == 50_000_000
 
     throughout(in_force, 3.0)
     # Pods are no kind of ours: they come and go as ever.
@@ -169,7 +169,7 @@ def test_kinds_that_are_removed_leave_everything_in_force_until_they_are_back(
     outage.install_crds()
     outage.create(slice_bandwidth(namespace, "slice-7"))
     eventually(lambda: set(watcher.slices(namespace)) == {"slice-7"}, RECOVERY_S)
-    eventually(lambda: watcher.feed.snapshot().node.cap_bps is None, RECOVERY_S)
+    eventually(lambda: watcher.feed.desired_state().node.cap_bps is None, RECOVERY_S)
 
 
 def test_a_slice_deleted_by_a_person_while_the_kinds_stand_is_gone_for_good(
@@ -224,4 +224,4 @@ def test_a_connection_that_falls_silent_is_given_up(
     cluster.create(slice_bandwidth(namespace, "codeen"))
     proxy.mend()
     watcher.synced(100.0)
-    assert SliceKey(namespace, "codeen") in {one.key for one in watcher.feed.snapshot().slices}
+    assert SliceKey(namespace, "codeen") in {one.key for one in watcher.feed.desired_state().slices}

@@ -16,7 +16,7 @@ from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.netlink import NetlinkSocket
 from slicebw.kernel.nft import render_update
 from tests.bench.frame import Row, at_most_times, count, figure, in_turn, in_turn_together, say, times, wall_ms
-from tests.bench.nodes import Agent, agent_on_a_node, pod, wishes
+from tests.bench.nodes import Agent, agent_on_a_node, desired_state, pod
 from tests.support.topology import UPLINK, Topology
 from tests.support.trees import LINE_RATE_BPS, creation, tree
 
@@ -46,14 +46,14 @@ def bare_node() -> Iterator[None]:
 
 def up_and_down(slices: int, rounds: int) -> Iterator[Row]:
     """An agent's first pass on a bare node, and the pass that takes everything away again (mode: Disabled)."""
-    snapshot = wishes(slices)
+    desired = desired_state(slices)
 
     def slicebw() -> tuple[float, float]:
         with bare_node(), tempfile.TemporaryDirectory() as folder:
-            agent = Agent(snapshot, Path(folder))
+            agent = Agent(desired, Path(folder))
             took = wall_ms(agent.reconciler.run_once)
             agent.settle()
-            agent.wishes.now = replace(snapshot, node=replace(snapshot.node, mode=Mode.DISABLED))
+            agent.feed.now = replace(desired, node=replace(desired.node, mode=Mode.DISABLED))
             down = wall_ms(agent.reconciler.run_once)
             agent.close()
             return took, down
@@ -94,9 +94,9 @@ def in_order(wanted: dict[int, ClassSpec]) -> list[ClassSpec]:
 
 
 def start_on_an_existing_tree(slices: int, rounds: int) -> Iterator[Row]:
-    """What a restarted agent does until it has seen that everything holds: ledger and wishes read, one whole pass."""
+    """What a restarted agent does until all is seen to hold: it reads its checkpoint and makes one whole pass."""
     with tempfile.TemporaryDirectory() as folder, bare_node():
-        first = Agent(wishes(slices), Path(folder))
+        first = Agent(desired_state(slices), Path(folder))
         first.settle()
         first.close()
 
@@ -113,7 +113,7 @@ def start_on_an_existing_tree(slices: int, rounds: int) -> Iterator[Row]:
             begun[0].close()
             return took
 
-        wished = wishes(slices)
+        wished = desired_state(slices)
         found = in_turn(rounds, {"slicebw": restart})
     yield figure(count(slices), "start on an existing tree, to the end of the first pass", found["slicebw"], "ms")
 
@@ -121,12 +121,12 @@ def start_on_an_existing_tree(slices: int, rounds: int) -> Iterator[Row]:
 def many_pods(new: int, rounds: int) -> Iterator[Row]:
     """Many pods of one slice arrive at once, and go again: their addresses into the maps, in one transaction."""
     first = 10_000
-    with agent_on_a_node(wishes(1)) as agent:
-        few = agent.wishes.now
+    with agent_on_a_node(desired_state(1)) as agent:
+        few = agent.feed.now
         many = replace(few, pods=(*few.pods, *(pod(first + number, of_slice=1) for number in range(new))))
 
         def arrive() -> float:
-            agent.wishes.now = many
+            agent.feed.now = many
             took = wall_ms(agent.reconciler.run_once)
             last = agent.reconciler.last
             if last is None or last.table_change != UpdateTable(add=tuple(sorted(added))):
@@ -136,7 +136,7 @@ def many_pods(new: int, rounds: int) -> Iterator[Row]:
             return took
 
         def leave() -> float:
-            agent.wishes.now = few
+            agent.feed.now = few
             return wall_ms(agent.reconciler.run_once)
 
         def nft_alone() -> float:

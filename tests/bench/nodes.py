@@ -15,7 +15,16 @@ from slicebw.agent.reconciler import Reconciler
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.clock import NS
 from slicebw.core.dataplane import HANDLE_MAJOR, leaf
-from slicebw.core.desired import DEFAULT_LIMITS, NodeSpec, Pod, Selector, SliceKey, SliceSpec, Snapshot, TrafficClass
+from slicebw.core.desired import (
+    DEFAULT_LIMITS,
+    DesiredState,
+    NodeSpec,
+    Pod,
+    Selector,
+    SliceKey,
+    SliceSpec,
+    TrafficClass,
+)
 from slicebw.core.ledger import PendingEvent
 from slicebw.core.reports import NodeReport, UsageReport
 from slicebw.kernel.htb import HtbShaper
@@ -39,18 +48,18 @@ def node_with_tree(slices: int) -> Iterator[HtbShaper]:
 
 
 def address_of(number: int) -> str:
-    """The address of the number-th pod of :func:`wishes`."""
+    """The address of the number-th pod of :func:`desired_state`."""
     return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
-def wishes(slices: int, **limits: int) -> Snapshot:
+def desired_state(slices: int, **limits: int) -> DesiredState:
     """So many slices of one pod each. ``limits`` are fields of both their classes that are not the defaults'."""
     both = replace(
         DEFAULT_LIMITS,
         standard=replace(DEFAULT_LIMITS.standard, **limits),
         exempt=replace(DEFAULT_LIMITS.exempt, **limits),
     )
-    return Snapshot(
+    return DesiredState(
         slices=tuple(
             SliceSpec(
                 key=SliceKey(f"slice-{number}", "slice"),
@@ -82,13 +91,13 @@ def pod(number: int, of_slice: int | None = None) -> Pod:
     )
 
 
-class Wishes:
-    """The Feed port over a snapshot that the benchmark replaces."""
+class StaticFeed:
+    """The Feed port over a desired that the benchmark replaces."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.now = snapshot
+    def __init__(self, desired: DesiredState) -> None:
+        self.now = desired
 
-    def snapshot(self) -> Snapshot:
+    def desired_state(self) -> DesiredState:
         """What is wanted now."""
         return self.now
 
@@ -129,13 +138,13 @@ class _Nobody:
 class Agent:
     """An agent's whole reconciler on the real kernel and the real disk, run pass by pass, in this thread."""
 
-    def __init__(self, snapshot: Snapshot, folder: Path) -> None:
+    def __init__(self, desired: DesiredState, folder: Path) -> None:
         """The ledger is kept in ``folder``; what is there is taken up."""
-        self.wishes = Wishes(snapshot)
+        self.feed = StaticFeed(desired)
         self.shaper = HtbShaper()
         self.classifier = NftClassifier()
         self.classifier.watch(lambda: None)
-        ports = Ports(self.shaper, self.classifier, self.wishes, FileStore(folder), _Nobody())
+        ports = Ports(self.shaper, self.classifier, self.feed, FileStore(folder), _Nobody())
         self.reconciler = Reconciler(ports, SystemClock(), ReportThrottle(60 * NS))
         self.reconciler.start()
 
@@ -155,10 +164,10 @@ class Agent:
 
 
 @contextmanager
-def agent_on_a_node(snapshot: Snapshot) -> Iterator[Agent]:
+def agent_on_a_node(desired: DesiredState) -> Iterator[Agent]:
     """Stand in a new node with an agent that has brought it to what is wanted."""
     with Topology(pods=0) as lab, lab.node.inside(), TemporaryDirectory() as folder:
-        agent = Agent(snapshot, Path(folder))
+        agent = Agent(desired, Path(folder))
         try:
             agent.settle()
             yield agent

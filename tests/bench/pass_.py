@@ -27,7 +27,7 @@ from tests.bench.frame import (
     times,
     wall_and_cpu_ms,
 )
-from tests.bench.nodes import Agent, Traffic, agent_on_a_node, node_with_tree, wishes
+from tests.bench.nodes import Agent, Traffic, agent_on_a_node, desired_state, node_with_tree
 from tests.bench.read import FLOOR, floor
 from tests.support.topology import UPLINK
 from tests.support.trees import LINE_RATE_BPS, tree
@@ -59,7 +59,7 @@ def rows(quick: bool) -> Iterator[Row]:
     """Steady passes, passes with changes, each against bwmon's way; and changes alone against ``tc -batch``."""
     for slices in (100,) if quick else SLICES:
         say(f"making a node with {count(slices)}")
-        with agent_on_a_node(wishes(slices)) as agent, tempfile.TemporaryDirectory() as folder:
+        with agent_on_a_node(desired_state(slices)) as agent, tempfile.TemporaryDirectory() as folder:
             bwmon = Bwmon(UPLINK, Path(folder) / "bwmon")
             yield from steady(agent, bwmon, slices, rounds=2 if quick else 20)
             yield from changed(agent, bwmon, slices, rounds=1 if quick else 3)
@@ -114,7 +114,7 @@ def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Ro
         changing = round(slices * part)
 
         def slicebw(part: float = part) -> tuple[float, float]:
-            agent.wishes.limit(part, next(rates))
+            agent.feed.limit(part, next(rates))
             return wall_and_cpu_ms(agent.reconciler.run_once)
 
         def reference(changing: int = changing) -> tuple[float, float]:
@@ -122,7 +122,7 @@ def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Ro
             minors = [leaf(traffic_class, 1 + number) for number in range(changing) for traffic_class in TrafficClass]
             wanted = {classid(minor): rate for minor in minors}
             measured = wall_and_cpu_ms(lambda: bwmon.run_once(wanted))
-            agent.wishes.limit(changing / slices, rate)
+            agent.feed.limit(changing / slices, rate)
             agent.settle()  # it finds everything as it is wanted
             return measured
 

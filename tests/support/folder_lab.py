@@ -1,4 +1,4 @@
-"""A node whose agent takes its wishes from a folder, and everything about it that a test can look at."""
+"""A node whose agent takes its desired state from a folder, and everything about it that a test can look at."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager

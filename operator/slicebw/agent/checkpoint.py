@@ -1,4 +1,4 @@
-"""What survives the agent: the ledger, and the last wishes it knew, as two files that are replaced atomically.
+"""What survives the agent: the ledger, and the last desired state it knew, as two files that are replaced atomically.
 
 A file is one header line (what it is, its version, the payload's length and SHA-256) and a JSON payload. The checksum
 is over the bytes as written. A file that cannot be trusted is set aside under a telling name, never overwritten.
@@ -16,9 +16,9 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from slicebw.agent.checkpoint_validation import wrong_ledger, wrong_wishes
+from slicebw.agent.checkpoint_validation import wrong_desired_state, wrong_ledger
 from slicebw.core.clock import Instant
-from slicebw.core.desired import Mode, SliceKey, Snapshot
+from slicebw.core.desired import DesiredState, Mode, SliceKey
 from slicebw.core.errors import SaveError
 from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, SliceAccount
 
@@ -81,7 +81,7 @@ def _wrong_form(form: _LedgerForm) -> str | None:
 
 
 _LEDGER: Final = _Kind("ledger", 2, _LedgerForm, _wrong_form, {1: _ledger_from_1})
-_WISHES: Final = _Kind("wishes", 1, Snapshot, wrong_wishes)
+_DESIRED_STATE: Final = _Kind("wishes", 1, DesiredState, wrong_desired_state)
 
 
 class _File(Generic[_T]):
@@ -206,7 +206,7 @@ class FileStore:
 
     def __init__(self, folder: Path) -> None:
         self._ledger = _File(folder, _LEDGER)
-        self._wishes = _File(folder, _WISHES)
+        self._desired_state = _File(folder, _DESIRED_STATE)
         self._accounts = _Accounts()
 
     def load_ledger(self) -> tuple[Ledger | None, str | None]:
@@ -223,18 +223,18 @@ class FileStore:
         """Replace the ledger on disk. Raises SaveError."""
         self._ledger.save(lambda: _to_document(ledger, self._accounts.encoded(ledger)))
 
-    def load_wishes(self) -> tuple[Snapshot | None, str | None]:
-        """The last complete snapshot known, so that an agent without an API goes on where it stopped."""
-        return self._wishes.load()
+    def load_desired_state(self) -> tuple[DesiredState | None, str | None]:
+        """The last complete desired known, so that an agent without an API goes on where it stopped."""
+        return self._desired_state.load()
 
-    def save_wishes(self, snapshot: Snapshot) -> None:
-        """Replace the wishes on disk. Raises SaveError."""
-        self._wishes.save(lambda: snapshot)
+    def save_desired_state(self, desired: DesiredState) -> None:
+        """Replace the desired state on disk. Raises SaveError."""
+        self._desired_state.save(lambda: desired)
 
     def forget(self) -> None:
         """Remove every file of both, those that were set aside too. Raises SaveError."""
         self._ledger.remove()
-        self._wishes.remove()
+        self._desired_state.remove()
 
 
 class _Accounts:

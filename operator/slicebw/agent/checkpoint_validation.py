@@ -10,7 +10,7 @@ from typing import Final
 from slicebw.api.kinds import name_error
 from slicebw.core.clock import Instant
 from slicebw.core.dataplane import FIRST_ID, LAST_ID
-from slicebw.core.desired import SliceKey, SliceLimits, Snapshot, TrafficClass
+from slicebw.core.desired import DesiredState, SliceKey, SliceLimits, TrafficClass
 from slicebw.core.ledger import ClassAccount, SliceAccount
 
 _MAX_COUNT: Final = (1 << 63) - 1
@@ -26,9 +26,9 @@ def wrong_ledger(
     return next(_wrong_ledger(accounts, node_totals, last_slice_id, read_at), None)
 
 
-def wrong_wishes(wishes: Snapshot) -> str | None:
-    """Of the wishes: limits in their ranges, and nothing that nft would not take for an address or a network."""
-    return next(_wrong_wishes(wishes), None)
+def wrong_desired_state(desired_state: DesiredState) -> str | None:
+    """Of the desired_state: limits in their ranges, and nothing that nft would not take for an address or a network."""
+    return next(_wrong_desired_state(desired_state), None)
 
 
 def _wrong_ledger(
@@ -83,16 +83,16 @@ def _wrong_limits(what: str, limits: SliceLimits) -> Iterator[str]:
         yield from _outside(f"{what}: {traffic_class}.share", of_class.share, 1, _MAX_COUNT)
 
 
-def _wrong_wishes(wishes: Snapshot) -> Iterator[str]:
-    for spec in wishes.slices:
+def _wrong_desired_state(desired_state: DesiredState) -> Iterator[str]:
+    for spec in desired_state.slices:
         if spec.limits is not None:
             yield from _wrong_names(spec.key)
             yield from _wrong_limits(f"slice {spec.key}", spec.limits)
-    for pod in wishes.pods:
+    for pod in desired_state.pods:
         for address in pod.addresses:
             if not _is_canonical(address):
                 yield f"pod {pod}: {address!a} is not an address"
-    for network in wishes.node.exempt_destinations or ():
+    for network in desired_state.node.exempt_destinations or ():
         if not _is_network(network):
             yield f"node: {network!a} is not a network"
 

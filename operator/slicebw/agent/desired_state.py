@@ -36,7 +36,7 @@ from msgspec.structs import replace
 
 from slicebw.core.accounting import restore_from_reports
 from slicebw.core.clock import Instant
-from slicebw.core.desired import Mode, SliceKey, Snapshot
+from slicebw.core.desired import DesiredState, Mode, SliceKey
 from slicebw.core.ledger import Ledger
 from slicebw.core.membership import with_last_good_selectors
 from slicebw.core.reports import UsageReport
@@ -63,14 +63,14 @@ class DesiredStateMachine:
         saved: the last complete list as the checkpoint has it, None where there is none.
     """
 
-    def __init__(self, saved: Snapshot | None = None) -> None:
+    def __init__(self, saved: DesiredState | None = None) -> None:
         self.state = Source.NOTHING_KNOWN if saved is None else Source.LAST_SAVED
         self._held = saved
-        self._made_from: Snapshot | None = None
+        self._made_from: DesiredState | None = None
         """The feed's list that ``_held`` was made from."""
         self._saved = saved
 
-    def advance(self, listed: Snapshot, last_mode: Mode | None) -> Snapshot:
+    def advance(self, listed: DesiredState, last_mode: Mode | None) -> DesiredState:
         """Take the feed's list, and return the desired state of this pass.
 
         The same list gives the same object again.
@@ -97,11 +97,11 @@ class DesiredStateMachine:
         return self._held
 
     @property
-    def unsaved(self) -> Snapshot | None:
+    def unsaved(self) -> DesiredState | None:
         """The last complete list while the checkpoint has another one, or none; else None."""
         return None if self._held is self._saved else self._held
 
-    def mark_saved(self, saved: Snapshot) -> None:
+    def mark_saved(self, saved: DesiredState) -> None:
         """The checkpoint has ``saved`` now."""
         self._saved = saved
 
@@ -150,7 +150,7 @@ class PreviousReports:
         return ledger, [report.key for report in previous if report.key not in known]
 
 
-def _with_last_good(listed: Snapshot, before: Snapshot) -> Snapshot:
+def _with_last_good(listed: DesiredState, before: DesiredState) -> DesiredState:
     """The list; where a selector or a setting of the node is wrong, what held before holds on."""
     slices, node = listed.slices, listed.node
     if any(spec.selector is None for spec in slices):

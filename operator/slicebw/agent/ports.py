@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from slicebw.core.clock import TokenBucket
 from slicebw.core.dataplane import FailedChange, NftTable, ObservedTree, TableChange, TreeChange
-from slicebw.core.desired import SliceKey, Snapshot
+from slicebw.core.desired import DesiredState, SliceKey
 from slicebw.core.ledger import Ledger, PendingEvent
 from slicebw.core.reports import NodeReport, ReportWrite, UsageReport
 
@@ -46,9 +46,9 @@ class Classifier(Protocol):
 
 
 class Feed(Protocol):
-    """Where wishes come from: the Kubernetes API, or a folder. Wakes the reconciler when something changed."""
+    """Where desired state come from: the Kubernetes API, or a folder. Wakes the reconciler when something changed."""
 
-    def snapshot(self) -> Snapshot:
+    def desired_state(self) -> DesiredState:
         """What is known now; cheap, never blocks, callable from any thread."""
         ...
 
@@ -111,12 +111,12 @@ class Store(Protocol):
         """Replace the ledger atomically. Raises SaveError."""
         ...
 
-    def load_wishes(self) -> tuple[Snapshot | None, str | None]:
-        """The last complete snapshot, likewise."""
+    def load_desired_state(self) -> tuple[DesiredState | None, str | None]:
+        """The last complete desired, likewise."""
         ...
 
-    def save_wishes(self, snapshot: Snapshot) -> None:
-        """Replace the last complete snapshot. Raises SaveError."""
+    def save_desired_state(self, desired: DesiredState) -> None:
+        """Replace the last complete desired. Raises SaveError."""
         ...
 
 

@@ -25,7 +25,7 @@ from slicebw.core.dataplane import (
     TreeChange,
     slice_id_of,
 )
-from slicebw.core.desired import NodeSpec, Snapshot
+from slicebw.core.desired import DesiredState, NodeSpec
 from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.events import node_event
 from slicebw.core.ledger import Ledger, PendingEvent, Reason
@@ -78,7 +78,7 @@ class Reconciler:
             log.error("ledger not used: %s", problem)
             self._emit(Reason.LEDGER_REBUILT, f"The ledger could not be used and is rebuilt: {problem}")
         self._previous = PreviousReports(self._ledger)
-        desired, problem = self._ports.store.load_wishes()
+        desired, problem = self._ports.store.load_desired_state()
         self._desired = DesiredStateMachine(desired)
         if problem is not None:
             log.error("last desired state not used: %s", problem)
@@ -88,19 +88,19 @@ class Reconciler:
         self.stats.passes += 1
         begun_ns = self._clock().boot_ns
         self._forget_delivered()
-        snapshot = self._desired_state()
-        device = snapshot.node.device or self._uplink
+        desired = self._desired_state()
+        device = desired.node.device or self._uplink
         tree = self._ports.shaper.read(device)
-        self._leave_old_device(tree, snapshot.node)
+        self._leave_old_device(tree, desired.node)
         table = self._read_table()
-        result = run_pass(PassInput(snapshot, tree, table, self._ledger, self._clock()), self.last)
+        result = run_pass(PassInput(desired, tree, table, self._ledger, self._clock()), self.last)
         for line in transitions(self._ledger, result.ledger):
             log.info("%s", line)
         # Before anything is applied: applying can destroy counters, and a slice id must outlive a crash.
         saved = self._save(result.ledger)
         self._count_repairs(result)
         held = self._apply(tree, result, saved=saved)
-        merged = snapshot.synced and self._restore_from_reports(result)
+        merged = desired.synced and self._restore_from_reports(result)
         # Own usage reports would overwrite those that the ledger is rebuilt from; and where these have just been
         # merged, the figures of this pass are still without them.
         incomplete = merged or self._previous.withhold_own
@@ -115,13 +115,13 @@ class Reconciler:
         """Free what the kernel ports hold. The kernel stays as it is."""
         self._ports.shaper.close()
 
-    def _desired_state(self) -> Snapshot:
+    def _desired_state(self) -> DesiredState:
         """The desired state that holds now. A new complete list is saved, in case the next agent finds no API."""
-        desired = self._desired.advance(self._ports.feed.snapshot(), self._ledger.mode)
+        desired = self._desired.advance(self._ports.feed.desired_state(), self._ledger.mode)
         unsaved = self._desired.unsaved
         if unsaved is not None:
             try:
-                self._ports.store.save_wishes(unsaved)
+                self._ports.store.save_desired_state(unsaved)
                 self._desired.mark_saved(unsaved)
             except SaveError as error:
                 self._count_failed_save(error)
@@ -141,7 +141,7 @@ class Reconciler:
             return
         if left.root is not RootQdisc.OURS:
             return
-        result = run_pass(PassInput(Snapshot(node=node), left, NftTable(), self._ledger, self._clock()))
+        result = run_pass(PassInput(DesiredState(node=node), left, NftTable(), self._ledger, self._clock()))
         self._save(result.ledger)
         for failed in self._ports.shaper.apply(old, (RemoveRoot(),), result.settings.line_rate_bps):
             log.error("change refused change=%s reason=%s", failed.change, failed.reason)

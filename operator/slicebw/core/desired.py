@@ -197,7 +197,7 @@ class NodeSpec(Struct, frozen=True):
         return replace(self, **kept) if kept else self
 
 
-class Snapshot(Struct, frozen=True):
+class DesiredState(Struct, frozen=True):
     """All that a feed knows at one moment. ``node`` is the node's own spec laid over the default one.
 
     ``synced`` is true once a first complete list of slices, pods and node settings has been seen; nothing

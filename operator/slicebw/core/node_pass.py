@@ -34,7 +34,17 @@ from slicebw.core.dataplane import (
     TreeChange,
     leaf,
 )
-from slicebw.core.desired import Mode, NodeSettings, NodeSpec, Pod, SliceKey, SliceSpec, Snapshot, TrafficClass, settle
+from slicebw.core.desired import (
+    DesiredState,
+    Mode,
+    NodeSettings,
+    NodeSpec,
+    Pod,
+    SliceKey,
+    SliceSpec,
+    TrafficClass,
+    settle,
+)
 from slicebw.core.events import mode_event, node_event
 from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, Reason, SliceAccount
 from slicebw.core.membership import Membership, resolve
@@ -69,7 +79,7 @@ _Fresh = list[tuple[SliceOutcome | None, SliceOutcome | None]]
 class PassInput(Struct, frozen=True):
     """All that a pass looks at."""
 
-    snapshot: Snapshot
+    desired: DesiredState
     tree: ObservedTree
     table: NftTable
     ledger: Ledger
@@ -186,7 +196,7 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
         table_change=_table_change(given, table, last),
         usages=total.usages,
         node=node_report(
-            given.snapshot,
+            given.desired,
             given.tree,
             node.settings,
             next_ledger,
@@ -198,7 +208,7 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
         tree=tree,
         table=table,
         memory=_Memory(
-            node_spec=given.snapshot.node,
+            node_spec=given.desired.node,
             line_rate_bps=given.tree.line_rate_bps,
             node=node,
             roster=joined.roster,
@@ -230,7 +240,7 @@ def _next_ledger(
 
 def _node(given: PassInput, memory: _Memory | None) -> NodeContext:
     """Settle what holds for the whole node. Returns the last context if nothing about it has changed."""
-    node_spec, line_rate_bps = given.snapshot.node, given.tree.line_rate_bps
+    node_spec, line_rate_bps = given.desired.node, given.tree.line_rate_bps
     if memory and (memory.node_spec, memory.line_rate_bps) == (node_spec, line_rate_bps):
         settings = memory.node.settings
     else:
@@ -240,17 +250,17 @@ def _node(given: PassInput, memory: _Memory | None) -> NodeContext:
     return memory.node if memory and memory.node == node else node
 
 
-def _members(snapshot: Snapshot, last: _Members | None) -> _Members:
+def _members(desired: DesiredState, last: _Members | None) -> _Members:
     """Find out which slice has which pods. Returns the last answer if neither slices nor pods have changed."""
-    if last and (last.slices, last.pods) == (snapshot.slices, snapshot.pods):
+    if last and (last.slices, last.pods) == (desired.slices, desired.pods):
         return last
-    specs = {spec.key: spec for spec in snapshot.slices}
-    membership = resolve(snapshot.slices, snapshot.pods, last.membership if last else None)
+    specs = {spec.key: spec for spec in desired.slices}
+    membership = resolve(desired.slices, desired.pods, last.membership if last else None)
     if last is None:
-        return _Members(snapshot.slices, snapshot.pods, specs, membership, specs.keys())
+        return _Members(desired.slices, desired.pods, specs, membership, specs.keys())
     changed = _differing(last.specs, specs) | (last.membership.present ^ membership.present)
     changed |= _differing(last.membership.problems, membership.problems)
-    return _Members(snapshot.slices, snapshot.pods, specs, membership, changed)
+    return _Members(desired.slices, desired.pods, specs, membership, changed)
 
 
 def _differing(before: Mapping[SliceKey, object], after: Mapping[SliceKey, object]) -> set[SliceKey]:
@@ -264,8 +274,8 @@ def _differing(before: Mapping[SliceKey, object], after: Mapping[SliceKey, objec
 
 def _join(given: PassInput, ledger: Ledger, classes: Mapping[int, ObservedClass], memory: _Memory | None) -> _Joined:
     """Place newcomers, and join accounts with claims and last outcomes. Keeps the last roster where it still holds."""
-    last, synced = memory.roster if memory else None, given.snapshot.synced
-    members = _members(given.snapshot, last.members if last else None)
+    last, synced = memory.roster if memory else None, given.desired.synced
+    members = _members(given.desired, last.members if last else None)
     goes_on = (
         memory is not None
         and ledger.slices is memory.sum.accounts
@@ -521,7 +531,7 @@ def _drained(given: PassInput, before: Ledger, unwanted: Collection[int]) -> tup
     Only a class with an empty queue may be deleted: what it sends between the dump and its deletion would not be
     counted. One that has not sent since the last pass might need hours for its queue.
     """
-    if not unwanted or not given.snapshot.synced:
+    if not unwanted or not given.desired.synced:
         return frozenset(), frozenset()
     targeted = leaf_minors(set(given.table.slice_id_by_address.values()))
     free = {minor: given.tree.classes[minor] for minor in unwanted if minor not in targeted}

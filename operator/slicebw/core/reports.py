@@ -9,11 +9,11 @@ from slicebw.core.dataplane import DEFAULT_ID, HOST_ID, MAX_SLICES, ObservedTree
 from slicebw.core.desired import (
     DEFAULT_LIMITS,
     ClassLimits,
+    DesiredState,
     Mode,
     NodeSettings,
     SliceKey,
     SliceSpec,
-    Snapshot,
     TrafficClass,
 )
 from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, SliceAccount
@@ -199,7 +199,7 @@ def _without_class(spec: SliceSpec, problems: tuple[PodProblem, ...], not_enforc
 
 
 def node_report(
-    snapshot: Snapshot,
+    desired: DesiredState,
     observed: ObservedTree,
     settings: NodeSettings,
     ledger: Ledger,
@@ -210,7 +210,7 @@ def node_report(
 ) -> NodeReport:
     """The status of this node's NodeBandwidth."""
     foreign = observed.root_kind if observed.root is RootQdisc.FOREIGN else None
-    message = not_enforced_reason(observed, settings.mode) or "; ".join(snapshot.node.errors) or "limits are in force"
+    message = not_enforced_reason(observed, settings.mode) or "; ".join(desired.node.errors) or "limits are in force"
     return NodeReport(
         device=observed.device,
         mode=settings.mode,
@@ -222,9 +222,9 @@ def node_report(
         default_bytes=_total(ledger, DEFAULT_ID),
         foreign_qdisc=foreign,
         overcommitted=overcommitted,
-        ready=foreign is None and not snapshot.node.errors,
+        ready=foreign is None and not desired.node.errors,
         message=message,
-        generation=snapshot.node.generation,
+        generation=desired.node.generation,
     )
 
 

@@ -1,1 +1,1 @@
-"""The agent's two API ports over a folder of YAML: wishes are files in it, reports are files under its ``status``."""
+"""The agent's two API ports over a folder of YAML: it reads the desired state, and writes reports under ``status``."""

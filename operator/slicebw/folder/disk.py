@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 STATUS: Final = "status"
-"""The subfolder the agent writes to, and never reads wishes from."""
+"""The subfolder the agent writes to, and never reads desired state from."""
 
 _LONGEST_STEM: Final = 240
 """Of a file name without its suffix: object names have up to 253 characters, file names 255 bytes with everything."""

@@ -10,7 +10,7 @@ from typing import Final
 from watchfiles import Change, watch
 
 from slicebw.api import kinds
-from slicebw.core.desired import NodeSpec, Pod, SliceSpec, Snapshot
+from slicebw.core.desired import DesiredState, NodeSpec, Pod, SliceSpec
 from slicebw.core.errors import UsageError
 from slicebw.folder.disk import STATUS
 from slicebw.folder.manifests import Identity, Manifest
@@ -56,23 +56,23 @@ class FolderFeed:
         self._source = Source(self._folder, self._folder / STATUS / ".last-good" / node_name)
         self._owners: dict[Identity, str] = {}
         self._said: set[tuple[str, str]] = set()
-        self._snapshot = Snapshot()
+        self._desired = DesiredState()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="folder-feed", daemon=True)
 
     def start(self) -> None:
-        """Begin to read and to watch. Returns at once; see ``snapshot().synced``."""
+        """Begin to read and to watch. Returns at once; see ``desired_state().synced``."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End the watch; the snapshot stays readable."""
+        """End the watch; the desired state stays readable."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
-    def snapshot(self) -> Snapshot:
+    def desired_state(self) -> DesiredState:
         """What is known now; cheap, never blocks, callable from any thread."""
-        return self._snapshot
+        return self._desired
 
     def _run(self) -> None:
         complained = False
@@ -115,12 +115,12 @@ class FolderFeed:
     def _look(self) -> None:
         if not self._source.refresh(self._stopping.wait):
             return
-        snapshot = self._merged()
-        if snapshot != self._snapshot:
-            self._snapshot = snapshot
+        desired = self._merged()
+        if desired != self._desired:
+            self._desired = desired
             self._wake()
 
-    def _merged(self) -> Snapshot:
+    def _merged(self) -> DesiredState:
         manifests = self._one_each()
         node, default = NodeSpec(), NodeSpec()
         slices: list[SliceSpec] = []
@@ -136,7 +136,7 @@ class FolderFeed:
                 node = value
             elif identity.name == kinds.DEFAULT_NODE_BANDWIDTH:
                 default = value
-        return Snapshot(tuple(slices), tuple(pods), node.over(default), synced=True)
+        return DesiredState(tuple(slices), tuple(pods), node.over(default), synced=True)
 
     def _one_each(self) -> Mapping[Identity, Manifest]:
         """Every object once. Where two files have it, the one that had it first goes on having it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from slicebw.api import node_bandwidth, pod, slice_bandwidth
 from slicebw.api.kinds import DEFAULT_NODE_BANDWIDTH
-from slicebw.core.desired import NodeSpec, Pod, SliceSpec, Snapshot
+from slicebw.core.desired import DesiredState, NodeSpec, Pod, SliceSpec
 from slicebw.kube.background import ApiThread
 from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import NODE_BANDWIDTHS, PODS, SLICE_BANDWIDTHS
@@ -31,7 +31,7 @@ class ApiFeed:
         self._wake = wake
         self._dirty = threading.Event()
         self._lock = threading.Lock()
-        self._snapshot = Snapshot()
+        self._desired = DesiredState()
         self._slices: Mirror[SliceSpec] = self._mirror(api, Watched(SLICE_BANDWIDTHS), slice_bandwidth.parse)
         self._pods: Mirror[Pod] = self._mirror(api, Watched(PODS, f"spec.nodeName={node_name}"), pod.parse)
         # One watch for each name: a thousand agents report their status in NodeBandwidths, and if each of them watched
@@ -43,31 +43,31 @@ class ApiFeed:
         self._own = self._nodes[node_name]
 
     def start(self) -> None:
-        """Begin to watch. Returns at once; see ``snapshot().synced``."""
+        """Begin to watch. Returns at once; see ``desired_state().synced``."""
         for mirror in self._mirrors():
             mirror.start()
 
     def stop(self) -> None:
-        """End the watches; the snapshot stays readable."""
+        """End the watches; the desired state stays readable."""
         for mirror in self._mirrors():
             mirror.ask_to_stop()
         for mirror in self._mirrors():
             mirror.stop()
 
-    def snapshot(self) -> Snapshot:
+    def desired_state(self) -> DesiredState:
         """What is known now; cheap, never blocks, callable from any thread."""
         with self._lock:
             if self._dirty.is_set():
                 self._dirty.clear()
-                self._snapshot = self._take()
-            return self._snapshot
+                self._desired = self._take()
+            return self._desired
 
-    def _take(self) -> Snapshot:
-        # Asked first: a list that comes while the values are read is not in all of them, and a snapshot that is called
+    def _take(self) -> DesiredState:
+        # Asked first: a list that comes while the values are read is not in all of them, and a desired that is called
         # complete and lacks a NodeBandwidth or a slice takes its exempt destinations or its class away.
         synced = all(mirror.listed for mirror in self._mirrors())
         own, default = self._own.values(), self._nodes[DEFAULT_NODE_BANDWIDTH].values()
-        return Snapshot(
+        return DesiredState(
             slices=tuple(sorted(self._slices.values(), key=attrgetter("key"))),
             pods=tuple(sorted(self._pods.values(), key=attrgetter("namespace", "name"))),
             node=(own[0] if own else NodeSpec()).over(default[0] if default else NodeSpec()),

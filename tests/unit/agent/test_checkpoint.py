@@ -25,7 +25,7 @@ def lived_in() -> Node:
     for minor in list(node.classes):
         node.send(minor, 90 * M)
     node.run(at(1))
-    node.snapshot = replace(node.snapshot, slices=node.snapshot.slices[:1])
+    node.desired = replace(node.desired, slices=node.desired.slices[:1])
     node.run(at(2))
     return node
 
@@ -34,10 +34,10 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     node = lived_in()
     store = FileStore(tmp_path / "made" / "when needed")
     store.save_ledger(node.ledger)
-    store.save_wishes(node.snapshot)
+    store.save_desired_state(node.desired)
     fresh = FileStore(tmp_path / "made" / "when needed")
     assert fresh.load_ledger() == (node.ledger, None)
-    assert fresh.load_wishes() == (node.snapshot, None)
+    assert fresh.load_desired_state() == (node.desired, None)
     assert node.ledger.pending_events
     assert node.ledger.node_totals[leaf(TrafficClass.STANDARD, HOST_ID)].total_bytes == 90 * M
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from slicebw.agent.checkpoint import FileStore
 from slicebw.core.clock import Instant
 from slicebw.core.dataplane import HOST_ID
-from slicebw.core.desired import NodeSpec, SliceKey, Snapshot
+from slicebw.core.desired import DesiredState, NodeSpec, SliceKey
 from slicebw.core.errors import SaveError
 from slicebw.core.ledger import ClassAccount, Ledger, SliceAccount
 from tests.unit.core.builders import M, Node, at, pod, spec
@@ -87,8 +87,8 @@ def test_a_ledger_that_cannot_be_right_is_set_aside(tmp_path: Path, kind: str, s
 @pytest.mark.parametrize("address", ["fe80::1%eth0", "10.0.0.1 }\ndelete table inet other", "10.0.0.0/8", ""])
 def test_wishes_with_what_is_no_address_are_set_aside(tmp_path: Path, address: str) -> None:
     store = FileStore(tmp_path)
-    store.save_wishes(Snapshot(pods=(pod("ns/p", address),), synced=True))
-    found, problem = store.load_wishes()
+    store.save_desired_state(DesiredState(pods=(pod("ns/p", address),), synced=True))
+    found, problem = store.load_desired_state()
     assert found is None
     assert problem is not None
     assert "pod ns/p: " in problem
@@ -97,8 +97,8 @@ def test_wishes_with_what_is_no_address_are_set_aside(tmp_path: Path, address: s
 
 def test_wishes_with_what_is_no_network_are_set_aside(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    store.save_wishes(Snapshot(node=NodeSpec(exempt_destinations=("10.0.0.0/8", "10.0.0.1/8")), synced=True))
-    found, problem = store.load_wishes()
+    store.save_desired_state(DesiredState(node=NodeSpec(exempt_destinations=("10.0.0.0/8", "10.0.0.1/8")), synced=True))
+    found, problem = store.load_desired_state()
     assert found is None
     assert problem is not None
     assert "node: '10.0.0.1/8' is not a network" in problem

@@ -8,16 +8,16 @@ from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
 from slicebw.agent.desired_state import DesiredStateMachine, PreviousReports, Restore, Source
-from slicebw.core.desired import Mode, NodeSpec, SliceKey, Snapshot
+from slicebw.core.desired import DesiredState, Mode, NodeSpec, SliceKey
 from slicebw.core.ledger import Ledger
 from slicebw.core.reports import UsageReport
 from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import M, at, pod, spec
 
 KEY = SliceKey("ns", "slice")
-GOOD = Snapshot((spec(),), (pod("ns/pod", "10.0.0.1"),), NodeSpec(cap_bps=5 * M), synced=True)
+GOOD = DesiredState((spec(),), (pod("ns/pod", "10.0.0.1"),), NodeSpec(cap_bps=5 * M), synced=True)
 OTHER = replace(GOOD, slices=(spec(max_rate_bps=7 * M),))
-NOTHING = Snapshot()
+NOTHING = DesiredState()
 WRONG_SLICE = replace(GOOD, slices=(replace(spec(), selector=None, generation=2),))
 WRONG_NODE = replace(GOOD, node=NodeSpec(wrong=("cap_bps",), errors=("spec.cap: wrong",)))
 
@@ -64,7 +64,7 @@ def test_without_a_saved_list_an_incomplete_one_holds_in_the_mode_of_the_last_pa
 
 
 def test_without_a_saved_list_a_mode_that_is_listed_already_holds() -> None:
-    partial = Snapshot(node=NodeSpec(mode=Mode.MONITOR))
+    partial = DesiredState(node=NodeSpec(mode=Mode.MONITOR))
     assert DesiredStateMachine().advance(partial, Mode.DISABLED) is partial
 
 
@@ -84,7 +84,7 @@ def test_what_was_live_last_holds_when_the_feed_is_incomplete_again() -> None:
 
 @pytest.mark.parametrize("state", [Source.LAST_SAVED, Source.LIVE, Source.LAST_GOOD])
 @pytest.mark.parametrize("wrong", [WRONG_SLICE, WRONG_NODE])
-def test_in_place_of_what_is_wrong_holds_what_held_before(state: Source, wrong: Snapshot) -> None:
+def test_in_place_of_what_is_wrong_holds_what_held_before(state: Source, wrong: DesiredState) -> None:
     held = machine(state).advance(wrong, None)
     assert held.slices[0].selector == GOOD.slices[0].selector
     assert held.slices[0].generation == wrong.slices[0].generation
@@ -107,7 +107,7 @@ def test_what_is_right_again_ends_what_held_before() -> None:
 
 
 @pytest.mark.parametrize("wrong", [WRONG_SLICE, WRONG_NODE])
-def test_the_same_list_gives_the_same_objects_also_where_something_is_wrong(wrong: Snapshot) -> None:
+def test_the_same_list_gives_the_same_objects_also_where_something_is_wrong(wrong: DesiredState) -> None:
     made = machine(Source.LIVE)
     held = made.advance(wrong, None)
     assert made.advance(wrong, None) is held
@@ -216,7 +216,7 @@ def test_while_the_desired_state_is_incomplete_nothing_is_rebuilt(world: World) 
     previous, listed = reports(world), world.feed.now
     (world.folder / "wishes").unlink()
     lose_ledger(world)
-    world.feed.now, world.reporter.known = Snapshot(), previous
+    world.feed.now, world.reporter.known = DesiredState(), previous
     world.run()
     assert world.ledger.rebuilding
     assert not world.reporter.usages
@@ -228,7 +228,7 @@ def test_while_the_desired_state_is_incomplete_nothing_is_rebuilt(world: World) 
 def test_on_a_saved_list_the_ledger_is_rebuilt_without_the_feed(world: World) -> None:
     previous = reports(world)
     lose_ledger(world)
-    world.feed.now, world.reporter.known = Snapshot(), previous
+    world.feed.now, world.reporter.known = DesiredState(), previous
     world.run()
     assert world.ledger.slices[KEY].standard.used_bytes == 50 * M
     assert not world.reconciler.synced
@@ -268,15 +268,15 @@ def test_a_desired_state_that_could_not_be_saved_is_saved_on_a_later_pass(world:
     (world.folder / "wishes.tmp").mkdir()  # what a full or read-only disk does, also for root
     world.run()
     assert world.ceil_bps() == 5 * M, "the cap holds; nothing waits for the disk"
-    assert FileStore(world.folder).load_wishes()[0] != OTHER
+    assert FileStore(world.folder).load_desired_state()[0] != OTHER
     (world.folder / "wishes.tmp").rmdir()
     world.run()
-    assert FileStore(world.folder).load_wishes()[0] == OTHER
+    assert FileStore(world.folder).load_desired_state()[0] == OTHER
 
 
 def test_a_desired_state_is_saved_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved: list[Snapshot] = []
-    monkeypatch.setattr(FileStore, "save_wishes", lambda _, snapshot: saved.append(snapshot))
+    saved: list[DesiredState] = []
+    monkeypatch.setattr(FileStore, "save_desired_state", lambda _, desired: saved.append(desired))
     for listed in (GOOD, GOOD, replace(GOOD), WRONG_NODE, WRONG_NODE):
         world.feed.now = listed
         world.run()

@@ -20,7 +20,7 @@ def load(folder: Path, name: str) -> tuple[Any, str | None]:
     """What is in one of the old files."""
     shutil.copy(DATA / name, folder / name.partition("-")[0])
     store = FileStore(folder)
-    return store.load_ledger() if name.startswith("ledger") else store.load_wishes()
+    return store.load_ledger() if name.startswith("ledger") else store.load_desired_state()
 
 
 def test_the_first_version_of_the_ledger_is_read_whole(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_what_the_very_first_writers_left_out_is_no_harm_and_anything_else_is(
 
 
 def test_wishes_of_the_first_version_are_read_whole(tmp_path: Path) -> None:
-    wishes, problem = load(tmp_path, "wishes-v1")
+    desired_state, problem = load(tmp_path, "wishes-v1")
     assert problem is None
-    assert wishes == lived_in().snapshot
+    assert desired_state == lived_in().desired
 
 
 @pytest.mark.parametrize("name", ["ledger-v2", "wishes-v1-whole"])
@@ -66,6 +66,6 @@ def test_a_file_of_the_present_version_is_read_whole_and_written_again_byte_for_
         store.save_ledger(found)
         assert len(found.slices) == 3
     else:
-        store.save_wishes(found)
+        store.save_desired_state(found)
         assert len(found.slices) == 4
     assert (tmp_path / name.partition("-")[0]).read_bytes() == (DATA / name).read_bytes()

@@ -1,11 +1,11 @@
-"""What the reconciler makes of the node's mode where the wishes are lost, or the uplink changes."""
+"""What the reconciler makes of the node's mode where the desired state are lost, or the uplink changes."""
 
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from slicebw.core.dataplane import RootQdisc
-from slicebw.core.desired import Mode, Snapshot
+from slicebw.core.desired import DesiredState, Mode
 from slicebw.core.ledger import Reason
 from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import M
@@ -23,7 +23,7 @@ def test_a_node_that_is_left_alone_is_not_taken_over_while_nobody_knows_what_is_
     world = world_in(Mode.DISABLED, tmp_path)
     known = world.feed.now
     (tmp_path / "wishes").unlink()
-    world.feed.now = Snapshot()
+    world.feed.now = DesiredState()
     world.start_agent()
     for _ in range(3):
         world.run()

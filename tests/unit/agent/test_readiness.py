@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.core.dataplane import CreateRoot
-from slicebw.core.desired import Snapshot
+from slicebw.core.desired import DesiredState
 from slicebw.core.errors import KernelError
 from slicebw.kernel.fake import Fault
 from tests.unit.agent.test_reconciler import Feed, World
@@ -17,7 +17,7 @@ from tests.unit.agent.test_reconciler import Feed, World
 def world(tmp_path: Path) -> World:
     """A node whose agent has not listed everything yet."""
     made = World(tmp_path)
-    made.feed.now = Snapshot()
+    made.feed.now = DesiredState()
     made.run()
     return made
 

@@ -13,7 +13,7 @@ from slicebw.agent.reconciler import RETRY_NS, Reconciler
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import ChangeClass, CreateClass, CreateRoot, DeleteClass, RootQdisc
-from slicebw.core.desired import Mode, NodeSpec, SliceKey, Snapshot
+from slicebw.core.desired import DesiredState, Mode, NodeSpec, SliceKey
 from slicebw.core.errors import KernelError
 from slicebw.core.ledger import Ledger, PendingEvent, Reason
 from slicebw.core.reports import NodeReport, UsageReport
@@ -29,9 +29,9 @@ class Feed:
 
     def __init__(self) -> None:
         node = NodeSpec(line_rate_bps=1000 * M)
-        self.now = Snapshot((spec(),), (pod("ns/pod", "10.0.0.1"),), node, synced=True)
+        self.now = DesiredState((spec(),), (pod("ns/pod", "10.0.0.1"),), node, synced=True)
 
-    def snapshot(self) -> Snapshot:
+    def desired_state(self) -> DesiredState:
         return self.now
 
 
@@ -238,7 +238,7 @@ def test_without_a_disk_nothing_is_destroyed_and_everything_else_goes_on(
 
 def test_without_the_api_a_restarted_agent_goes_on_with_what_was_last_wanted(world: World) -> None:
     known = world.feed.now
-    world.feed.now = Snapshot()
+    world.feed.now = DesiredState()
     world.start_agent()
     world.shaper.devices["uplink0"].lose_tree()
     world.run()

@@ -24,13 +24,13 @@ from slicebw.core.dataplane import (
 )
 from slicebw.core.desired import (
     ClassLimits,
+    DesiredState,
     NodeSpec,
     Pod,
     Selector,
     SliceKey,
     SliceLimits,
     SliceSpec,
-    Snapshot,
 )
 from slicebw.core.ledger import Ledger
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
@@ -84,7 +84,7 @@ class Node:
 
     def __init__(self, *specs: SliceSpec, pods: tuple[Pod, ...] = (), node: NodeSpec | None = None) -> None:
         self.ledger = Ledger()
-        self.snapshot = Snapshot(specs, pods, node or NodeSpec(line_rate_bps=1000 * M), synced=True)
+        self.desired = DesiredState(specs, pods, node or NodeSpec(line_rate_bps=1000 * M), synced=True)
         self.classes: dict[int, ObservedClass] = {}
         self.shown: dict[int, ObservedClass] = {}
         self.root = RootQdisc.DEFAULT
@@ -96,7 +96,7 @@ class Node:
         if self.shown != self.classes:  # where nothing has changed it is the same mapping, as the kernel edge has it
             self.shown = dict(self.classes)
         tree = ObservedTree("eth0", self.root, "htb", self.shown)
-        given = PassInput(self.snapshot, tree, self.table, self.ledger, now)
+        given = PassInput(self.desired, tree, self.table, self.ledger, now)
         result = run_pass(given, self.last)
         assert result == run_pass(given), "going on from the last pass comes to the same as beginning anew"
         self.ledger, self.last = result.ledger, result

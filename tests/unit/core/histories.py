@@ -22,6 +22,7 @@ from slicebw.core.accounting import restore_from_reports
 from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import NftTable, ObservedClass, ObservedTree, RemoveRoot, RootQdisc, TreeChange
 from slicebw.core.desired import (
+    DesiredState,
     Mode,
     NodeSpec,
     Pod,
@@ -31,7 +32,6 @@ from slicebw.core.desired import (
     SliceKey,
     SliceLimits,
     SliceSpec,
-    Snapshot,
 )
 from slicebw.core.errors import KernelError
 from slicebw.core.ledger import Ledger
@@ -43,9 +43,9 @@ from tests.unit.core.builders import START_S, M, limits
 # --- The adapter: all that these histories know of how a pass is called. ---
 
 
-def pass_input(snapshot: Snapshot, tree: ObservedTree, table: NftTable, ledger: Ledger, now: Instant) -> PassInput:
+def pass_input(desired: DesiredState, tree: ObservedTree, table: NftTable, ledger: Ledger, now: Instant) -> PassInput:
     """What a pass looks at."""
-    return PassInput(snapshot, tree, table, ledger, now)
+    return PassInput(desired, tree, table, ledger, now)
 
 
 def call_pass(given: PassInput, last: PassResult | None) -> PassResult:
@@ -167,7 +167,7 @@ class World:
         self.classifier = FakeClassifier()
         self.specs: dict[SliceKey, SliceSpec] = {}
         self.pods: dict[str, Pod] = {}
-        self.snapshot = Snapshot(node=NODE, synced=True)
+        self.desired = DesiredState(node=NODE, synced=True)
         self.ledger = Ledger()
         self.last: PassResult | None = None
         self.now = Instant(START_S * NS, 1000 * NS, "boot 0")
@@ -265,13 +265,13 @@ class World:
 
     def node_settings(self, _: int, how: int, value: int) -> None:
         """One field of the NodeBandwidth is another one now."""
-        self.snapshot = replace(self.snapshot, node=NODES[how % len(NODES)](self.snapshot.node, value))
+        self.desired = replace(self.desired, node=NODES[how % len(NODES)](self.desired.node, value))
 
     def snapshot_again(self, _: int, how: int, __: int) -> None:
-        """What is wanted comes as other objects, equal ones: the snapshot, or its tuples, or all in it."""
+        """What is wanted comes as other objects, equal ones: the desired state, or its tuples, or all in it."""
         match how % 3:
             case 0:
-                self.snapshot = replace(self.snapshot)
+                self.desired = replace(self.desired)
             case 1:
                 self._slices_changed()
                 self._pods_changed()
@@ -283,10 +283,10 @@ class World:
 
     def unsynced(self, _: int, how: int, __: int) -> None:
         """The list of what is wanted is not whole any more, or is whole again."""
-        self.snapshot = replace(self.snapshot, synced=not self.snapshot.synced)
-        if how % 4 == 3 and not self.snapshot.synced:
-            self.snapshot = replace(self.snapshot, slices=(), pods=())
-        elif self.snapshot.synced and len(self.snapshot.slices) != len(self.specs):
+        self.desired = replace(self.desired, synced=not self.desired.synced)
+        if how % 4 == 3 and not self.desired.synced:
+            self.desired = replace(self.desired, slices=(), pods=())
+        elif self.desired.synced and len(self.desired.slices) != len(self.specs):
             self._slices_changed()
             self._pods_changed()
 
@@ -392,7 +392,7 @@ class World:
         old, self.device_name = self.device_name, "eth1" if self.device_name == "eth0" else "eth0"
         if how % 2 == 0:
             left = self.shaper.read(old)
-            given = pass_input(Snapshot(node=self.snapshot.node), left, NftTable(), self.ledger, self.now)
+            given = pass_input(DesiredState(node=self.desired.node), left, NftTable(), self.ledger, self.now)
             self.ledger = call_pass(given, None).ledger
             self.shaper.apply(old, (RemoveRoot(),), 0)
         self.link_speed(0, value, 0)
@@ -463,7 +463,7 @@ class World:
         table = self.classifier.read()
         if table != self.table:
             self.table = table
-        given = pass_input(self.snapshot, self.shaper.read(self.device_name), self.table, self.ledger, self.now)
+        given = pass_input(self.desired, self.shaper.read(self.device_name), self.table, self.ledger, self.now)
         anew = call_pass(given, None)
         result = call_pass(given, self.last)
         self.ledger = result.ledger
@@ -494,10 +494,10 @@ class World:
         self.device.classes[minor] = replace(self.device.classes[minor], **changes)
 
     def _slices_changed(self) -> None:
-        self.snapshot = replace(self.snapshot, slices=tuple(self.specs.values()))
+        self.desired = replace(self.desired, slices=tuple(self.specs.values()))
 
     def _pods_changed(self) -> None:
-        self.snapshot = replace(self.snapshot, pods=tuple(self.pods.values()))
+        self.desired = replace(self.desired, pods=tuple(self.pods.values()))
 
 
 def _carried_out(changes: list[TreeChange], step: Step) -> list[TreeChange]:

@@ -28,8 +28,8 @@ def idle_node() -> Node:
 
 def edit(node: Node, key: SliceKey, **changes: object) -> None:
     """``kubectl edit`` of one SliceBandwidth; the others stay the objects they are."""
-    slices = tuple(replace(one, **changes) if one.key == key else one for one in node.snapshot.slices)
-    node.snapshot = replace(node.snapshot, slices=slices)
+    slices = tuple(replace(one, **changes) if one.key == key else one for one in node.desired.slices)
+    node.desired = replace(node.desired, slices=slices)
 
 
 def edit_first_limits(node: Node) -> None:
@@ -43,8 +43,8 @@ def report(usages: Iterable[UsageReport], key: SliceKey) -> UsageReport:
 
 def leave(node: Node, key: SliceKey) -> None:
     """The slice's pods go to other nodes; its account stays here until its period ends."""
-    pods = tuple(one for one in node.snapshot.pods if one.namespace != key.namespace)
-    node.snapshot = replace(node.snapshot, pods=pods)
+    pods = tuple(one for one in node.desired.pods if one.namespace != key.namespace)
+    node.desired = replace(node.desired, pods=pods)
     for second in range(10, 14):
         node.run(at(second))
     assert not node.ledger.slices[key].live
@@ -131,34 +131,34 @@ def test_errors_that_read_differently_are_reported_though_nothing_else_of_the_sl
 def test_a_deleted_slice_bandwidth_has_no_generation_in_force_and_one_made_again_has() -> None:
     node = idle_node()
     leave(node, SECOND)
-    here = node.snapshot
+    here = node.desired
     assert report(node.run(at(20)).usages, SECOND).generation == 1
-    node.snapshot = replace(here, slices=here.slices[:1])
+    node.desired = replace(here, slices=here.slices[:1])
     assert report(node.run(at(21)).usages, SECOND).generation == 0
-    node.snapshot = here
+    node.desired = here
     assert report(node.run(at(22)).usages, SECOND).generation == 1
 
 
 def test_a_pod_that_a_slice_does_not_get_is_reported_as_long_as_it_is_there() -> None:
     node = idle_node()
-    here = node.snapshot
-    node.snapshot = replace(here, pods=(*here.pods, pod("b/host", host_network=True)))
+    here = node.desired
+    node.desired = replace(here, pods=(*here.pods, pod("b/host", host_network=True)))
     (problem,) = report(node.run(at(20)).usages, SECOND).problems
     assert (problem.pod, problem.is_conflict) == ("b/host", False)
-    node.snapshot = replace(here, pods=(*here.pods, pod("b/host")))
+    node.desired = replace(here, pods=(*here.pods, pod("b/host")))
     (problem,) = report(node.run(at(21)).usages, SECOND).problems
     assert problem.reason == "it has no address yet"
-    node.snapshot = here
+    node.desired = here
     assert report(node.run(at(22)).usages, SECOND).problems == ()
 
 
 def test_as_long_as_the_list_is_not_whole_an_address_stays_in_the_table_though_nobody_listed_has_it() -> None:
     node = idle_node()
     node.table = replace(node.table, slice_id_by_address={**node.table.slice_id_by_address, "10.0.0.9": 2})
-    node.snapshot = replace(node.snapshot, synced=False)
+    node.desired = replace(node.desired, synced=False)
     node.run(at(10))
     assert node.table.slice_id_by_address["10.0.0.9"] == 2
-    node.snapshot = replace(node.snapshot, synced=True)
+    node.desired = replace(node.desired, synced=True)
     node.run(at(11))
     assert "10.0.0.9" not in node.table.slice_id_by_address
 
@@ -208,7 +208,7 @@ def test_usage_taken_up_from_earlier_reports_caps_a_slice_that_sends_nothing() -
 
 def test_a_share_that_is_edited_reaches_the_kernel_though_no_rate_changes() -> None:
     node = idle_node()
-    edit(node, SECOND, generation=2, limits=_with_share(node.snapshot.slices[1], 3))
+    edit(node, SECOND, generation=2, limits=_with_share(node.desired.slices[1], 3))
     node.run(at(10))
     assert node.classes[SECOND_STANDARD].quantum_bytes == 3 * 1600
 

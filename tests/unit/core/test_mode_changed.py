@@ -22,7 +22,7 @@ def node_in(mode: Mode | None) -> Node:
 def switch(node: Node, *modes: Mode | None) -> None:
     """Set one mode after the other, with two passes in each."""
     for mode in modes:
-        node.snapshot = replace(node.snapshot, node=replace(node.snapshot.node, mode=mode))
+        node.desired = replace(node.desired, node=replace(node.desired.node, mode=mode))
         now = 0 if node.ledger.read_at is None else node.ledger.read_at.wall_s - at(0).wall_s
         for second in (now + 1, now + 2):
             node.run(at(second))
@@ -56,7 +56,7 @@ def test_every_change_is_one_event_about_the_node() -> None:
 def test_there_and_back_within_a_second_are_two_events() -> None:
     node = node_in(ENFORCE)
     for mode in (MONITOR, ENFORCE):
-        node.snapshot = replace(node.snapshot, node=replace(node.snapshot.node, mode=mode))
+        node.desired = replace(node.desired, node=replace(node.desired.node, mode=mode))
         node.run(at(0.5))
     assert len({note.id for note in notes(node.ledger.pending_events)}) == 2
 

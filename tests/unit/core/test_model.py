@@ -111,7 +111,7 @@ class PassAgainstTheRules(RuleBasedStateMachine):
     def run_pass(self) -> None:
         specs = tuple(self.specs.values())
         pods = tuple(pod(f"{name.split('/')[0]}/pod", f"10.0.0.{NAMES.index(name) + 1}") for name in self.specs)
-        self.node.snapshot = replace(self.node.snapshot, slices=specs, pods=pods)
+        self.node.desired = replace(self.node.desired, slices=specs, pods=pods)
         self.node.run(at(self.now, f"boot {self.boot}"))
         self.apply_the_rules()
 

@@ -95,11 +95,11 @@ def test_raised_limits_lift_the_cap_at_once_and_a_second_cap_in_the_period_is_no
     node = one_slice()
     node.send(STANDARD, 90 * M)
     node.run(at(10))
-    low = node.snapshot
-    node.snapshot = replace(low, slices=(spec(budget_bytes=1000 * M),))
+    low = node.desired
+    node.desired = replace(low, slices=(spec(budget_bytes=1000 * M),))
     node.run(at(11))
     assert node.classes[STANDARD].ceil_bps == 10 * M
-    node.snapshot = low
+    node.desired = low
     node.run(at(12))
     assert node.classes[STANDARD].ceil_bps < 10 * M
     assert reasons(node) == [Reason.CAPPED, Reason.RESTORED]
@@ -119,13 +119,13 @@ def test_a_slice_that_left_and_came_back_goes_on_where_it_was() -> None:
     node = one_slice()
     node.send(STANDARD, 90 * M)
     node.run(at(10))
-    here = node.snapshot
-    node.snapshot = replace(here, slices=(), pods=())
+    here = node.desired
+    node.desired = replace(here, slices=(), pods=())
     for second in (11, 12):
         node.run(at(second))
     assert STANDARD not in node.classes
     assert not node.table.slice_id_by_address
-    node.snapshot = replace(here, slices=(replace(here.slices[0], uid="another object of the same name"),))
+    node.desired = replace(here, slices=(replace(here.slices[0], uid="another object of the same name"),))
     node.run(at(13))
     account = node.ledger.slices[KEY]
     assert (account.standard.used_bytes, account.slice_id, account.period_start_s) == (90 * M, 1, START_S)
@@ -135,7 +135,7 @@ def test_a_slice_that_left_and_came_back_goes_on_where_it_was() -> None:
 
 def test_a_slice_that_is_gone_is_forgotten_after_its_period() -> None:
     node = one_slice()
-    node.snapshot = replace(node.snapshot, slices=(), pods=())
+    node.desired = replace(node.desired, slices=(), pods=())
     for second in (1, 2, 3600):
         result = node.run(at(second))
     assert node.ledger.slices == {}
@@ -144,7 +144,7 @@ def test_a_slice_that_is_gone_is_forgotten_after_its_period() -> None:
 
 def test_a_class_that_still_sends_is_not_deleted_before_its_last_byte_is_counted() -> None:
     node = one_slice()
-    node.snapshot = replace(node.snapshot, pods=())
+    node.desired = replace(node.desired, pods=())
     node.run(at(1))  # the address leaves the table; the class is still targeted in this pass's view
     node.classes[STANDARD] = replace(node.classes[STANDARD], backlog_bytes=3000, sent_bytes=500)
     node.run(at(2))
@@ -157,7 +157,7 @@ def test_a_class_that_still_sends_is_not_deleted_before_its_last_byte_is_counted
 
 def test_a_class_whose_queue_stands_still_is_emptied_and_deleted_only_when_nothing_can_go_uncounted() -> None:
     node = one_slice()
-    node.snapshot = replace(node.snapshot, pods=())
+    node.desired = replace(node.desired, pods=())
     node.run(at(1))
     node.classes[STANDARD] = replace(node.classes[STANDARD], backlog_bytes=3000, sent_bytes=500)
     assert node.run(at(2)).tree_changes == (DeleteClass(EXEMPT),)
@@ -198,7 +198,7 @@ def test_a_reboot_forgives_nothing() -> None:
 def test_before_the_first_complete_list_nothing_is_deleted() -> None:
     node = one_slice()
     kept = dict(node.classes)
-    node.snapshot = replace(node.snapshot, slices=(), pods=(), synced=False)
+    node.desired = replace(node.desired, slices=(), pods=(), synced=False)
     for second in (1, 2, 3):
         node.run(at(second))
     assert node.classes == kept
@@ -209,7 +209,7 @@ def test_before_the_first_complete_list_nothing_is_deleted() -> None:
 def test_an_invalid_spec_keeps_the_last_good_limits_and_says_so_once() -> None:
     node = one_slice(max_rate_bps=20 * M)
     bad = replace(spec(), limits=None, generation=2, errors=("spec.standard.maxRate: wrong",))
-    node.snapshot = replace(node.snapshot, slices=(bad,))
+    node.desired = replace(node.desired, slices=(bad,))
     for second in (1, 2):
         result = node.run(at(second))
     assert node.classes[STANDARD].ceil_bps == 20 * M
@@ -244,7 +244,7 @@ def test_freed_ids_are_reused_last() -> None:
     node = Node(first, pods=(POD,))
     for second_s in (0, 1):
         node.run(at(second_s))
-    node.snapshot = replace(node.snapshot, slices=(second,), pods=(pod("other/p", "10.0.0.2"),))
+    node.desired = replace(node.desired, slices=(second,), pods=(pod("other/p", "10.0.0.2"),))
     node.ledger = replace(node.ledger, slices={})
     node.run(at(2))
     assert node.ledger.slices[second.key].slice_id == 2
@@ -273,12 +273,12 @@ def test_monitor_mode_limits_nothing_and_says_what_it_would_have_done() -> None:
 def test_disabled_mode_takes_tree_and_table_away_and_enforce_brings_them_back() -> None:
     node = one_slice()
     before = dict(node.classes)
-    on = node.snapshot
-    node.snapshot = replace(on, node=replace(on.node, mode=Mode.DISABLED))
+    on = node.desired
+    node.desired = replace(on, node=replace(on.node, mode=Mode.DISABLED))
     node.run(at(1))
     assert (node.root, node.classes, node.table.present) == (RootQdisc.DEFAULT, {}, False)
     assert node.run(at(2)).tree_changes == ()
-    node.snapshot = on
+    node.desired = on
     node.run(at(3))
     assert node.classes == before
 
@@ -415,7 +415,7 @@ def test_only_what_has_moved_is_decided_anew() -> None:
 def test_a_change_that_did_not_take_hold_is_planned_again_though_nothing_moved() -> None:
     node = one_slice()
     node.run(at(0.5))
-    node.snapshot = replace(node.snapshot, slices=(spec(max_rate_bps=5 * M),))
+    node.desired = replace(node.desired, slices=(spec(max_rate_bps=5 * M),))
     held = node.classes[STANDARD]
     assert node.run(at(1)).tree_changes != ()
     node.classes[STANDARD] = held  # the kernel refused
@@ -426,8 +426,8 @@ def test_a_change_that_did_not_take_hold_is_planned_again_though_nothing_moved()
 def test_the_first_complete_list_dismisses_who_is_not_in_it_though_the_same_was_listed_before() -> None:
     node = Node(spec("a/s"), spec("b/s", created_s=1), pods=(pod("a/p", "10.0.0.1"), pod("b/p", "10.0.0.2")))
     node.run(at(0))
-    partial = replace(node.snapshot, slices=node.snapshot.slices[:1], pods=node.snapshot.pods[:1], synced=False)
-    for second, node.snapshot in enumerate((partial, partial, replace(partial, synced=True)), 1):
+    partial = replace(node.desired, slices=node.desired.slices[:1], pods=node.desired.pods[:1], synced=False)
+    for second, node.desired in enumerate((partial, partial, replace(partial, synced=True)), 1):
         node.run(at(second))
     assert [account.live for account in node.ledger.slices.values()] == [True, False]
 
@@ -437,7 +437,7 @@ def test_who_was_refused_comes_in_as_soon_as_a_class_is_gone_though_nobody_else_
     pods = [pod(f"ns{number}/p", f"10.0.{number >> 8}.{number & 255}") for number in range(MAX_SLICES + 1)]
     node = Node(*specs, pods=tuple(pods))
     node.run(at(0))
-    node.snapshot = replace(node.snapshot, slices=tuple(specs[1:]), pods=tuple(pods[1:]))
+    node.desired = replace(node.desired, slices=tuple(specs[1:]), pods=tuple(pods[1:]))
     for second in range(1, 6):
         node.run(at(second))
     assert node.ledger.slices[specs[-1].key].live

@@ -39,13 +39,13 @@ def test_where_the_class_survived_not_a_byte_is_lost() -> None:
 def test_a_slice_that_is_not_there_is_remembered_and_gets_a_class_when_it_comes_back() -> None:
     _, reports = lost()
     node = Node(spec(), pods=(pod("ns/pod", "10.0.0.1"),))
-    here = node.snapshot
-    node.snapshot = replace(here, slices=(), pods=())
+    here = node.desired
+    node.desired = replace(here, slices=(), pods=())
     node.run(at(20))
     node.ledger = restore_from_reports(node.ledger, reports, at(21))
     node.run(at(22))
     assert node.ledger.slices[KEY].slice_id == 0
-    node.snapshot = here
+    node.desired = here
     node.run(at(23))
     account = node.ledger.slices[KEY]
     assert (account.slice_id, account.live, account.standard.used_bytes) == (1, True, 85 * M)

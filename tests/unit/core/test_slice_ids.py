@@ -16,7 +16,7 @@ def churned() -> Node:
     pods = tuple(pod(f"n{n:04}/p", f"10.{n >> 8}.{n & 255}.1") for n in count)
     node = Node(*specs, pods=pods)
     node.run(at(0))
-    node.snapshot = replace(node.snapshot, slices=(), pods=())
+    node.desired = replace(node.desired, slices=(), pods=())
     for second in (1, 2, 3):
         node.run(at(second))
     return node
@@ -24,7 +24,7 @@ def churned() -> Node:
 
 def test_a_newcomer_gets_the_id_of_a_slice_that_is_gone_where_no_other_is_left() -> None:
     node = churned()
-    node.snapshot = replace(node.snapshot, slices=(spec("new/s"),), pods=(pod("new/p", "10.200.0.1"),))
+    node.desired = replace(node.desired, slices=(spec("new/s"),), pods=(pod("new/p", "10.200.0.1"),))
     node.run(at(4))
     assert not node.ledger.refused
     assert node.ledger.slices[NEW].slice_id == 1
@@ -38,10 +38,10 @@ def test_one_whose_id_was_given_away_comes_back_with_its_usage_under_another() -
     used = replace(gone, standard=replace(gone.standard, used_bytes=5, total_bytes=5))
     node.ledger = replace(node.ledger, slices={**node.ledger.slices, gone.key: used})
     both = (spec("new/s"), spec("n0000/s"))
-    node.snapshot = replace(node.snapshot, slices=both[:1], pods=(pod("new/p", "10.200.0.1"),))
+    node.desired = replace(node.desired, slices=both[:1], pods=(pod("new/p", "10.200.0.1"),))
     node.run(at(4))
-    back = (*node.snapshot.pods, pod("n0000/p", "10.0.0.1"))
-    node.snapshot = replace(node.snapshot, slices=both, pods=back)
+    back = (*node.desired.pods, pod("n0000/p", "10.0.0.1"))
+    node.desired = replace(node.desired, slices=both, pods=back)
     node.run(at(5))
     account = node.ledger.slices[gone.key]
     assert (account.slice_id, account.live, account.standard.used_bytes) == (2, True, 5)
@@ -50,12 +50,12 @@ def test_one_whose_id_was_given_away_comes_back_with_its_usage_under_another() -
 
 def test_an_id_is_not_given_away_while_its_class_or_its_address_is_in_the_kernel() -> None:
     node = churned()
-    everything = node.snapshot
+    everything = node.desired
     first = node.ledger.slices[SliceKey("n0000", "s")]
-    node.snapshot = replace(everything, slices=(spec("n0000/s"),), pods=(pod("n0000/p", "10.0.0.1"),))
+    node.desired = replace(everything, slices=(spec("n0000/s"),), pods=(pod("n0000/p", "10.0.0.1"),))
     node.run(at(4))
     node.send(0x1001, 1000)
-    node.snapshot = replace(everything, slices=(spec("new/s"),), pods=(pod("new/p", "10.200.0.1"),))
+    node.desired = replace(everything, slices=(spec("new/s"),), pods=(pod("new/p", "10.200.0.1"),))
     node.run(at(5))
     assert node.ledger.slices[first.key].slice_id == first.slice_id
     assert node.ledger.slices[NEW].slice_id == 2

@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from slicebw.core.desired import Snapshot
+from slicebw.core.desired import DesiredState
 from slicebw.core.errors import UsageError
 from slicebw.folder import source
 from slicebw.folder.feed import FolderFeed
@@ -41,9 +41,9 @@ def node_yaml(name: str, spec: str) -> str:
     """)
 
 
-def rates(snapshot: Snapshot) -> dict[str, int | None]:
+def rates(desired: DesiredState) -> dict[str, int | None]:
     """The maximum rates in Mbit/s by slice name."""
-    return {spec.key.name: rate_mbit(spec) for spec in snapshot.slices}
+    return {spec.key.name: rate_mbit(spec) for spec in desired.slices}
 
 
 class Fed:
@@ -54,26 +54,26 @@ class Fed:
         self.wakes = threading.Semaphore(0)
         self.feed = FolderFeed(folder, NODE, self.wakes.release)
 
-    def start(self) -> Snapshot:
-        """Begin, and wait for the first complete snapshot."""
+    def start(self) -> DesiredState:
+        """Begin, and wait for the first complete desired."""
         self.feed.start()
-        return self.until(lambda snapshot: snapshot.synced)
+        return self.until(lambda desired: desired.synced)
 
-    def until(self, holds: Callable[[Snapshot], bool]) -> Snapshot:
-        """The first snapshot that fits; each change must have been announced by a wake."""
+    def until(self, holds: Callable[[DesiredState], bool]) -> DesiredState:
+        """The first desired that fits; each change must have been announced by a wake."""
         deadline = time.monotonic() + PATIENCE_S
-        while not holds(self.feed.snapshot()):
-            assert self.wakes.acquire(timeout=max(0.0, deadline - time.monotonic())), self.feed.snapshot()
-        return self.feed.snapshot()
+        while not holds(self.feed.desired_state()):
+            assert self.wakes.acquire(timeout=max(0.0, deadline - time.monotonic())), self.feed.desired_state()
+        return self.feed.desired_state()
 
-    def until_rates(self, **expected: int | None) -> Snapshot:
-        """The snapshot that has exactly these slices with these maximum rates in Mbit/s."""
-        return self.until(lambda snapshot: rates(snapshot) == expected)
+    def until_rates(self, **expected: int | None) -> DesiredState:
+        """The desired that has exactly these slices with these maximum rates in Mbit/s."""
+        return self.until(lambda desired: rates(desired) == expected)
 
-    def passed_over(self, marker: str = "marker") -> Snapshot:
-        """The snapshot once everything written so far has been looked at."""
+    def passed_over(self, marker: str = "marker") -> DesiredState:
+        """The desired once everything written so far has been looked at."""
         (self.folder / f"{marker}.yaml").write_text(pod_yaml(marker))
-        return self.until(lambda snapshot: marker in {pod.name for pod in snapshot.pods})
+        return self.until(lambda desired: marker in {pod.name for pod in desired.pods})
 
 
 @pytest.fixture
@@ -92,12 +92,12 @@ def until_logged(caplog: pytest.LogCaptureFixture, words: str) -> None:
 
 def test_nothing_is_known_and_nothing_complete_before_the_first_read(fed: Fed) -> None:
     (fed.folder / "a.yaml").write_text(slice_yaml("codeen"))
-    assert fed.feed.snapshot() == Snapshot()
+    assert fed.feed.desired_state() == DesiredState()
     assert rates(fed.start()) == {"codeen": 10}
 
 
 def test_an_empty_folder_is_complete(fed: Fed) -> None:
-    assert fed.start() == Snapshot(synced=True)
+    assert fed.start() == DesiredState(synced=True)
 
 
 @pytest.mark.parametrize(("name", "words"), [("missing", "does not exist"), ("file", "is not a folder")])
@@ -298,7 +298,7 @@ def test_a_folder_that_goes_away_and_comes_back_deletes_nothing(
     fed.start()
     folder.rename(tmp_path / "away")
     until_logged(caplog, "cannot be listed: No such file or directory")
-    assert rates(fed.feed.snapshot()) == {"codeen": 10}
+    assert rates(fed.feed.desired_state()) == {"codeen": 10}
     folder.mkdir()
     (folder / "a.yaml").write_text(slice_yaml("codeen", "20M"))
     fed.until_rates(codeen=20)
@@ -327,14 +327,14 @@ def test_reports_written_beside_the_manifests_wake_nobody(fed: Fed) -> None:
     fed.passed_over()
     while fed.wakes.acquire(blocking=False):
         pass
-    before = fed.feed.snapshot()
+    before = fed.feed.desired_state()
     status = fed.folder / "status" / "bandwidthusages" / "ns"
     status.mkdir(parents=True)
     for number in range(20):
         (status / f"{number}.yaml").write_text(slice_yaml(f"never-{number}"))
     (fed.folder / "a.yaml").touch()
     assert not fed.wakes.acquire(timeout=2 * source.SETTLE_S + 1.0)
-    assert fed.feed.snapshot() is before
+    assert fed.feed.desired_state() is before
 
 
 def test_a_folder_that_cannot_be_watched_is_looked_at(
@@ -354,4 +354,4 @@ def test_a_folder_that_cannot_be_watched_is_looked_at(
 def test_five_thousand_slices_in_one_dump_are_read_in_bounded_time(fed: Fed) -> None:
     (fed.folder / "dump.yaml").write_text("---".join(slice_yaml(f"s{number}") for number in range(5000)))
     fed.start()
-    assert len(fed.feed.snapshot().slices) == 5000
+    assert len(fed.feed.desired_state().slices) == 5000

@@ -322,10 +322,10 @@ def test_reports_do_not_wake_the_feed_of_the_same_folder(desk: Desk) -> None:
     feed = FolderFeed(desk.folder, NODE, woken.release)
     feed.start()
     assert woken.acquire(timeout=10)
-    before = feed.snapshot()
+    before = feed.desired_state()
     for used_bytes in range(20):
         desk.reporter.report([usage(used_bytes)], [], [note(used_bytes)], node(str(used_bytes)))
     desk.until(lambda: len(desk.files()) == 22)
     assert not woken.acquire(timeout=1.5)
-    assert feed.snapshot() is before
+    assert feed.desired_state() is before
     feed.stop()

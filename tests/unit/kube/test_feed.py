@@ -1,4 +1,4 @@
-"""A snapshot is complete only if it was so before its first value was read."""
+"""A desired is complete only if it was so before its first value was read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,10 +45,10 @@ def test_a_list_that_comes_while_a_snapshot_is_taken_does_not_make_it_complete(
         monkeypatch.setattr(feed, name, mirror)
     monkeypatch.setattr(feed, "_nodes", {"default": LateMirror(), "node-1": own})
     feed._changed()
-    first = feed.snapshot()
+    first = feed.desired_state()
     assert not first.synced
     assert first.node.exempt_destinations is None
     feed._changed()
-    second = feed.snapshot()
+    second = feed.desired_state()
     assert second.synced
     assert second.node.exempt_destinations is not None
