@@ -30,6 +30,7 @@ from slicebw.core.events import invalid_event
 log = logging.getLogger(__name__)
 
 CLEAR_INTERVAL_S: Final = 30.0
+"""How often dead usages are looked for."""
 
 OVER_GRACE_S: Final = 3600
 """A usage is removed if its period ended, and it was last reported, longer ago than this."""
@@ -42,6 +43,7 @@ FIGURES: Final[Priority] = (1, NEVER)
 """The first priority of slices of which only figures and wording have changed."""
 
 SHORTEST_REQUEUE_S: Final = 0.05
+"""A slice that waits is not reconciled again before this, however little is missing: steps would follow too closely."""
 SHORTEST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
 
@@ -189,20 +191,23 @@ class StatusLoop:
         state.version, state.generation, state.changed_s = record.version, record.spec.generation, now_s
         self._enqueue(key, state, now_s)
 
-    def _enqueue(self, key: SliceKey, state: _SliceState, now_s: float) -> None:
+    def _enqueue(self, key: SliceKey, state: _SliceState, now_s: float, after_s: float = 0.0) -> None:
         """Roll a slice up again, as soon as any status of it may be written."""
         state.pending, state.figures_only = None, False
-        self._queue.add_after(key, state.written_s + TRANSITION_INTERVAL_S - now_s, now_s, state.priority)
+        after_s = max(after_s, state.written_s + TRANSITION_INTERVAL_S - now_s)
+        self._queue.add_after(key, after_s, now_s, state.priority)
 
     def _refresh_locations(self, namespace: str, now_s: float, *, reconciling: SliceKey | None = None) -> bool:
         """List the pods of a namespace; that may concern all of its slices."""
         if not self.locations.refresh(namespace):
             return False
+        # In a later step: two slices that both need a list would take turns in this one for as long as there is budget.
+        after_s = SHORTEST_REQUEUE_S if reconciling else 0.0
         for record in self._feed.slices_in(namespace):
             key = record.spec.key
             state = self._states.get(key)
             if state is not None and key != reconciling:
-                self._enqueue(key, state, now_s)
+                self._enqueue(key, state, now_s, after_s)
         return True
 
     def _reconcile_ready(self, now_s: float) -> float:
@@ -227,7 +232,10 @@ class StatusLoop:
             return LONGEST_PAUSE_S
 
     def _reconcile(self, key: SliceKey, now_s: float) -> float | None:
-        """Bring one slice's status up to date. Returns in how many seconds to do so again; None: after a change."""
+        """Bring one slice's status up to date.
+
+        Returns in how many seconds to reconcile it again; None: not before something about it changes.
+        """
         record, state = self._feed.slice_record(key), self._states.get(key)
         if record is None or state is None:
             return None

@@ -7,7 +7,7 @@ from slicebw.controller.pod_locations import BURST_PODS, PODS_PER_S, RECHECK_S, 
 from slicebw.controller.write_budget import BURST
 from slicebw.core.desired import Selector, SliceKey
 from tests.support.reports import GB, usage_report
-from tests.unit.controller.cluster import CODEEN, NAMESPACE, Clocked, World, capped, enforced, figures
+from tests.unit.controller.cluster import CODEEN, NAMESPACE, Clocked, World, capped, enforced, figures, many_slices
 
 
 def test_a_slice_is_not_enforced_before_every_node_that_runs_its_pods_has_reported(
@@ -191,3 +191,23 @@ def test_when_a_slice_goes_its_pods_are_another_one_s_at_once(world: World, cloc
     world.dirty.add(older)
     clocked.after(2.0)
     assert enforced(world, younger) == ("False", "NodesSilent")
+
+
+def test_slices_that_change_while_pods_are_listed_do_not_make_one_step_list_them_again_and_again(
+    world: World, clocked: Clocked
+) -> None:
+    many_slices(world, BURST)
+    clocked.after(0.0)  # spends the budget, so that nothing is written in the step below
+    for name in ("a", "b"):
+        world.apply(name)
+
+    def late() -> None:
+        """Somebody changes both whenever pods are listed."""
+        for name in ("a", "b"):
+            world.apply(name, generation=world.looks)
+
+    world.after_look = late
+    looks = world.looks
+    clocked.after(0.1)
+    assert world.looks <= looks + 3, "the namespace once, and once for each of the two"
+    assert not {"a", "b"} & {key.name for key in world.writes}
