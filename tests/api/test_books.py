@@ -66,7 +66,7 @@ class Site:
     * ``wild`` is deleted and made again in full flight: what it sent is known only together with default's.
 
     The first two are guaranteed more than a megabit: where a cap below that is lifted, a packet can slip from a
-    slice to default (``ForgiveDebt``). For the wild one that makes no difference.
+    slice to default (``ResetTokens``). For the wild one that makes no difference.
     """
 
     def __init__(self, cluster: Cluster, net: Topology, node: str, namespaces: list[str], state: Path) -> None:

@@ -4,7 +4,7 @@ import re
 
 from msgspec.structs import replace
 
-from slicebw.core.dataplane import DEFAULT_ID, ChangeClass, DeleteClass, ForgiveDebt, SetLeaf, TreeChange, leaf
+from slicebw.core.dataplane import DEFAULT_ID, ChangeClass, DeleteClass, ReplaceLeafQdisc, ResetTokens, TreeChange, leaf
 from slicebw.kernel.htb import HtbShaper
 from tests.support.round_trips import ping_ms
 from tests.support.topology import UPLINK, Topology, wait_until
@@ -35,8 +35,8 @@ def test_every_leaf_is_an_fq_codel_with_our_limits_and_stays_one(lab: Topology, 
     lab.node.run("tc", "qdisc", "del", "dev", UPLINK, "parent", "1:1002")
     changes: list[TreeChange] = [
         ChangeClass(replace(spec, ceil_bps=8_000)),
-        ForgiveDebt(replace(spec, ceil_bps=M)),
-        SetLeaf(0x1002, 0x1002),
+        ResetTokens(replace(spec, ceil_bps=M)),
+        ReplaceLeafQdisc(0x1002, 0x1002),
     ]
     assert shaper.apply(UPLINK, changes, LINE_RATE_BPS) == []
     assert sorted(lab.node.run("tc", "qdisc", "show", "dev", UPLINK).splitlines()) == sorted(before.splitlines())
@@ -74,5 +74,5 @@ def test_a_ping_does_not_wait_behind_a_stream(lab: Topology, shaper: HtbShaper) 
     assert ours * 4 < plain
     # What another hand put there is seen by its handle, and put right.
     assert shaper.read(UPLINK).classes[DEFAULT].leaf_major == 0x7001
-    assert shaper.apply(UPLINK, [SetLeaf(DEFAULT, DEFAULT)], LINE_RATE_BPS) == []
+    assert shaper.apply(UPLINK, [ReplaceLeafQdisc(DEFAULT, DEFAULT)], LINE_RATE_BPS) == []
     assert leaves(lab)[f"{DEFAULT:x}"].startswith("limit 1000p flows 128")

@@ -12,10 +12,10 @@ from slicebw.core.dataplane import (
     CreateClass,
     CreateRoot,
     DeleteClass,
-    ForgiveDebt,
     RemoveRoot,
+    ReplaceLeafQdisc,
+    ResetTokens,
     RootQdisc,
-    SetLeaf,
     TreeChange,
 )
 from slicebw.core.errors import UplinkError
@@ -102,8 +102,8 @@ def test_a_change_keeps_what_was_counted(world: World) -> None:
     default = wanted[0x1FFF]
     for change in (
         ChangeClass(replace(default, ceil_bps=80_000, quantum_bytes=3200)),
-        ForgiveDebt(replace(default, ceil_bps=8_000_000, quantum_bytes=3200)),
-        SetLeaf(0x1FFF, 0x7000),
+        ResetTokens(replace(default, ceil_bps=8_000_000, quantum_bytes=3200)),
+        ReplaceLeafQdisc(0x1FFF, 0x7000),
     ):
         assert world.apply(change) == []
         assert unmet([change], world.shaper.read(UPLINK)) == ()
@@ -122,8 +122,8 @@ def test_refused_changes_are_reported_and_the_others_hold(world: World) -> None:
         CreateRoot(),
         CreateClass(wanted[0x1002]),
         ChangeClass(absent),
-        ForgiveDebt(absent),
-        SetLeaf(0x1777, 0x1777),
+        ResetTokens(absent),
+        ReplaceLeafQdisc(0x1777, 0x1777),
         DeleteClass(0x10),
     ]
     assert world.apply(*refused[:3], slower, *refused[3:], DeleteClass(0x2002)) == refused
@@ -159,7 +159,7 @@ def test_a_tree_deleted_by_others_is_made_again(world: World) -> None:
 
 
 def test_without_our_root_no_class_is_touched(world: World) -> None:
-    changes: list[TreeChange] = [CreateClass(tree()[1]), DeleteClass(0x1001), SetLeaf(0x1001, 0x1001)]
+    changes: list[TreeChange] = [CreateClass(tree()[1]), DeleteClass(0x1001), ReplaceLeafQdisc(0x1001, 0x1001)]
     assert world.apply(*changes) == changes
     world.put_foreign_root()
     changes = [*creation(tree()), RemoveRoot()]

@@ -7,7 +7,15 @@ from contextlib import closing
 
 import pytest
 
-from slicebw.core.dataplane import ClassSpec, CreateClass, DeleteClass, ObservedClass, RemoveRoot, SetLeaf, leaf
+from slicebw.core.dataplane import (
+    ClassSpec,
+    CreateClass,
+    DeleteClass,
+    ObservedClass,
+    RemoveRoot,
+    ReplaceLeafQdisc,
+    leaf,
+)
 from slicebw.core.errors import KernelError
 from slicebw.kernel import codec
 from slicebw.kernel.dump import ClassDecoder, read_classes, read_root
@@ -99,7 +107,7 @@ def test_a_class_without_a_leaf_qdisc_of_ours_shows_none(lab: Topology, shaper: 
     shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS)
     lab.node.run("tc", "qdisc", "del", "dev", UPLINK, "parent", "1:1001")
     assert shaper.read(UPLINK).classes[0x1001].leaf_major == 0
-    assert shaper.apply(UPLINK, [SetLeaf(0x1001, 0x1001)], LINE_RATE_BPS) == []
+    assert shaper.apply(UPLINK, [ReplaceLeafQdisc(0x1001, 0x1001)], LINE_RATE_BPS) == []
     assert shaper.read(UPLINK).classes[0x1001].leaf_major == 0x1001
 
 

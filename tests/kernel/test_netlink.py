@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from slicebw.core.dataplane import ChangeClass, ClassSpec, DeleteClass, ForgiveDebt, TreeChange
+from slicebw.core.dataplane import ChangeClass, ClassSpec, DeleteClass, ResetTokens, TreeChange
 from slicebw.kernel import codec
 from slicebw.kernel.codec import LeafKind, encode
 from slicebw.kernel.dump import ClassDecoder, read_classes
@@ -24,16 +24,16 @@ def test_refusals_in_a_long_batch_are_on_their_own_messages(lab: Topology, shape
     for number, minor in enumerate(sorted(wanted)):
         changes.append(ChangeClass(wanted[minor]))
         if number % 7 == 0:
-            changes.append(ForgiveDebt(absent) if number % 2 else ChangeClass(absent))
+            changes.append(ResetTokens(absent) if number % 2 else ChangeClass(absent))
     groups = [encode(change, ifindex_of(UPLINK), LINE_RATE_BPS, LeafKind.PFIFO) for change in changes]
     assert sum(len(message.payload) for group in groups for message in group) > 2 * CHUNK_BYTES
     with closing(NetlinkSocket()) as netlink:
         refusals = netlink.batch(groups, "changing")
     assert [index for index, refused in enumerate(refusals) if refused] == [
-        index for index, change in enumerate(changes) if change in (ForgiveDebt(absent), ChangeClass(absent))
+        index for index, change in enumerate(changes) if change in (ResetTokens(absent), ChangeClass(absent))
     ]
     for change, refused in zip(changes, refusals, strict=True):
-        if isinstance(change, ForgiveDebt):  # neither can an absent class have a leaf qdisc
+        if isinstance(change, ResetTokens):  # neither can an absent class have a leaf qdisc
             assert {0, 3} <= set(refused)
         assert all(refusal.errno in (errno.ENOENT, errno.EINVAL) for refusal in refused.values())
 

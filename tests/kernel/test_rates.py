@@ -10,9 +10,9 @@ from slicebw.core.dataplane import (
     ChangeClass,
     ClassSpec,
     CreateClass,
-    ForgiveDebt,
     NftTable,
     ReplaceTable,
+    ResetTokens,
     TreeChange,
     UpdateTable,
     classid,
@@ -167,7 +167,7 @@ def test_what_a_change_drops_was_never_counted(exact_node: Node) -> None:
     exact_node.set(0x1001, ceil_bps=8)
     lab.send_udp(pod, to, 20)
     wait_until(lambda: exact_node.shaper.read(UPLINK).classes[0x1001].backlog_bytes > 10_000, "packets wait")
-    exact_node.apply(ForgiveDebt(exact_node.wanted[0x1001]))
+    exact_node.apply(ResetTokens(exact_node.wanted[0x1001]))
     lab.send_udp(pod, to, 20)
     counted = exact_node.drained(0x1001)
     wait_until(lambda: lab.sink.meter(pod.address, to).packets >= 21, "the later packets have arrived")
@@ -204,8 +204,8 @@ def time_until_it_sends_again(node: Node, change: TreeChange, limit_s: float) ->
     return time.monotonic() - start
 
 
-def test_a_class_forgiven_its_debt_sends_at_once(exact_node: Node) -> None:
-    change = ForgiveDebt(replace(exact_node.wanted[0x1001], ceil_bps=10 * M))
+def test_a_class_whose_tokens_are_reset_sends_at_once(exact_node: Node) -> None:
+    change = ResetTokens(replace(exact_node.wanted[0x1001], ceil_bps=10 * M))
     before = exact_node.sent(0x1001)
     assert time_until_it_sends_again(exact_node, change, 5) < 0.5
     assert exact_node.sent(0x1001) > before
@@ -213,6 +213,6 @@ def test_a_class_forgiven_its_debt_sends_at_once(exact_node: Node) -> None:
 
 
 def test_a_class_that_is_only_changed_stays_silent(exact_node: Node) -> None:
-    """Why there is ForgiveDebt: up to 60 s, of which this test waits for three."""
+    """Why there is ResetTokens: up to 60 s, of which this test waits for three."""
     change = ChangeClass(replace(exact_node.wanted[0x1001], ceil_bps=10 * M))
     assert time_until_it_sends_again(exact_node, change, 3) > 3

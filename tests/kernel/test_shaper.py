@@ -14,8 +14,8 @@ from slicebw.core.dataplane import (
     CreateRoot,
     DeleteClass,
     RemoveRoot,
+    ReplaceLeafQdisc,
     RootQdisc,
-    SetLeaf,
     leaf,
 )
 from slicebw.core.plan import plan_tree
@@ -146,7 +146,7 @@ def test_strays_in_our_tree_are_drift_and_are_planned_away(
         DeleteClass(0x1005),
         ChangeClass(wanted[0x1001]),
         CreateClass(wanted[0x2002]),
-        SetLeaf(0x1002, 0x1002),
+        ReplaceLeafQdisc(0x1002, 0x1002),
     }
     assert shaper.apply(wan, changes, LINE_RATE_BPS) == []
     assert plan_tree(wanted, shaper.read(wan), ()) == ()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from slicebw.core.dataplane import ChangeClass, ForgiveDebt, NftTable, RemoveTable, ReplaceTable, UpdateTable
+from slicebw.core.dataplane import ChangeClass, NftTable, RemoveTable, ReplaceTable, ResetTokens, UpdateTable
 from slicebw.kernel.htb import HtbShaper
 from slicebw.kernel.nft import NftClassifier
 from tests.support.topology import UPLINK, Topology, wait_until
@@ -53,7 +53,7 @@ def disturbance(lab: Topology) -> Callable[[], object]:
 def test_our_own_changes_and_readings_do_not_wake_us(lab: Topology, watching: HtbShaper, wakes: Wakes) -> None:
     for _ in range(20):
         spec = tree()[0x1002]
-        assert watching.apply(UPLINK, [ChangeClass(spec), ForgiveDebt(spec)], LINE_RATE_BPS) == []
+        assert watching.apply(UPLINK, [ChangeClass(spec), ResetTokens(spec)], LINE_RATE_BPS) == []
         watching.read(UPLINK)
     wakes.only_when(disturbance(lab))
     assert wakes.threads == {"watcher"}

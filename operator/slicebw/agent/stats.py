@@ -1,13 +1,25 @@
 """What the agent has done since it started. Written by the reconciler's thread alone; any thread may read it."""
 
-import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final, get_args
+from typing import Final
 
-from slicebw.core.dataplane import TableChange, TreeChange
+from slicebw.core.dataplane import (
+    ChangeClass,
+    CreateClass,
+    CreateRoot,
+    DeleteClass,
+    RemoveRoot,
+    RemoveTable,
+    ReplaceLeafQdisc,
+    ReplaceTable,
+    ResetTokens,
+    TableChange,
+    TreeChange,
+    UpdateTable,
+)
 
 Change = TreeChange | TableChange
 
@@ -15,28 +27,32 @@ BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 """Upper bounds of the histogram's buckets: a pass over 4,000 slices is to stay below 0.2 s."""
 
 _MS: Final = 1_000_000
-_WORD_BEGINS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
-
-def kind_of(change: type[Change]) -> str:
-    """How metrics name a kind of change: ``create_class``."""
-    return _WORD_BEGINS.sub("_", change.__name__).lower()
-
-
-KINDS: Final = tuple(kind_of(change) for change in get_args(Change))
-"""Every kind of change there is."""
+KINDS: Final[Mapping[type[Change], str]] = {
+    CreateRoot: "create_root",
+    RemoveRoot: "remove_root",
+    CreateClass: "create_class",
+    ChangeClass: "change_class",
+    ResetTokens: "forgive_debt",
+    ReplaceLeafQdisc: "set_leaf",
+    DeleteClass: "delete_class",
+    ReplaceTable: "replace_table",
+    UpdateTable: "update_table",
+    RemoveTable: "remove_table",
+}
+"""How metrics name each kind of change. These are label values: they stay when a class gets another name."""
 
 
 class Tally:
-    """Stats by kind of change. All kinds are there from the start, so that their series are, too."""
+    """Counts by kind of change. All kinds are there from the start, so that their series are, too."""
 
     def __init__(self) -> None:
-        self._counts = dict.fromkeys(KINDS, 0)
+        self._counts = dict.fromkeys(KINDS.values(), 0)
 
     def add(self, changes: Iterable[Change]) -> None:
         """Count each of the changes."""
         for change in changes:
-            self._counts[kind_of(type(change))] += 1
+            self._counts[KINDS[type(change)]] += 1
 
     def items(self) -> Iterator[tuple[str, int]]:
         """Kind and count."""

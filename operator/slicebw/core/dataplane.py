@@ -165,7 +165,7 @@ class ChangeClass(Struct, frozen=True, gc=False):
         return f"class change {self.spec}"
 
 
-class ForgiveDebt(Struct, frozen=True):
+class ResetTokens(Struct, frozen=True):
     """Clear a leaf class's token debt and set its limits, keeping its counters.
 
     HTB keeps a class's token debt, up to 60 s of it, across a change of its ceiling (net/sched/sch_htb.c,
@@ -181,10 +181,10 @@ class ForgiveDebt(Struct, frozen=True):
     destroys: ClassVar[bool] = False
 
     def __str__(self) -> str:
-        return f"class forgive {self.spec}"
+        return f"class reset-tokens {self.spec}"
 
 
-class SetLeaf(Struct, frozen=True):
+class ReplaceLeafQdisc(Struct, frozen=True):
     """Give a leaf class its own leaf qdisc (again)."""
 
     minor: int
@@ -207,7 +207,7 @@ class DeleteClass(Struct, frozen=True):
         return f"class del classid {classid(self.minor)}"
 
 
-TreeChange = CreateRoot | RemoveRoot | CreateClass | ChangeClass | ForgiveDebt | SetLeaf | DeleteClass
+TreeChange = CreateRoot | RemoveRoot | CreateClass | ChangeClass | ResetTokens | ReplaceLeafQdisc | DeleteClass
 
 
 class FailedChange(Struct, frozen=True):

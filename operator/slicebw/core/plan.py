@@ -16,15 +16,15 @@ from slicebw.core.dataplane import (
     CreateClass,
     CreateRoot,
     DeleteClass,
-    ForgiveDebt,
     NftTable,
     ObservedClass,
     ObservedTree,
     RemoveRoot,
     RemoveTable,
+    ReplaceLeafQdisc,
     ReplaceTable,
+    ResetTokens,
     RootQdisc,
-    SetLeaf,
     TableChange,
     TreeChange,
     UpdateTable,
@@ -115,16 +115,16 @@ def plan_class(spec: ClassSpec, seen: ObservedClass | None) -> Iterable[TreeChan
         # HTB cannot move a class; it is made again in the right place on the next pass.
         yield DeleteClass(spec.minor)
     elif not matches(spec, seen):
-        yield ForgiveDebt(spec) if _may_be_in_debt(spec, seen) else ChangeClass(spec)
+        yield ResetTokens(spec) if _may_be_in_debt(spec, seen) else ChangeClass(spec)
         if seen.leaf_major != spec.leaf_major:
-            yield SetLeaf(spec.minor, spec.leaf_major)
+            yield ReplaceLeafQdisc(spec.minor, spec.leaf_major)
     elif seen.leaf_major != spec.leaf_major:
-        yield SetLeaf(spec.minor, spec.leaf_major)
+        yield ReplaceLeafQdisc(spec.minor, spec.leaf_major)
 
 
 def _emptied(seen: ObservedClass) -> TreeChange:
     """Drop a class's queue: it sends nothing more then, so that its counter stands and the next pass can delete it."""
-    return ForgiveDebt(ClassSpec(seen.minor, seen.parent, seen.rate_bps, seen.ceil_bps, seen.quantum_bytes, seen.minor))
+    return ResetTokens(ClassSpec(seen.minor, seen.parent, seen.rate_bps, seen.ceil_bps, seen.quantum_bytes, seen.minor))
 
 
 def matches(spec: ClassSpec, seen: ObservedClass) -> bool:
@@ -161,9 +161,9 @@ def minor_of(change: TreeChange) -> int | None:
     match change:
         case CreateRoot() | RemoveRoot():
             return None
-        case DeleteClass(minor=minor) | SetLeaf(minor=minor):
+        case DeleteClass(minor=minor) | ReplaceLeafQdisc(minor=minor):
             return minor
-        case CreateClass(spec=spec) | ChangeClass(spec=spec) | ForgiveDebt(spec=spec):
+        case CreateClass(spec=spec) | ChangeClass(spec=spec) | ResetTokens(spec=spec):
             return spec.minor
 
 
@@ -194,10 +194,10 @@ def _is_met(change: TreeChange, observed: ObservedTree) -> bool:
             return observed.root is not RootQdisc.OURS
         case DeleteClass(minor=minor):
             return minor not in observed.classes
-        case SetLeaf(minor=minor, leaf_major=leaf_major):
+        case ReplaceLeafQdisc(minor=minor, leaf_major=leaf_major):
             seen = observed.classes.get(minor)
             return seen is not None and seen.leaf_major == leaf_major
-        case CreateClass(spec=spec) | ChangeClass(spec=spec) | ForgiveDebt(spec=spec):
+        case CreateClass(spec=spec) | ChangeClass(spec=spec) | ResetTokens(spec=spec):
             seen = observed.classes.get(spec.minor)
             return seen is not None and matches(spec, seen) and seen.leaf_major == spec.leaf_major
 

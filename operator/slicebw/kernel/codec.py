@@ -18,9 +18,9 @@ from slicebw.core.dataplane import (
     CreateClass,
     CreateRoot,
     DeleteClass,
-    ForgiveDebt,
     RemoveRoot,
-    SetLeaf,
+    ReplaceLeafQdisc,
+    ResetTokens,
     TreeChange,
     leaf,
 )
@@ -122,9 +122,9 @@ def encode(change: TreeChange, ifindex: int, line_rate_bps: int, leaf_kind: Leaf
             messages = [Message(RTM_DELQDISC, 0, TCMSG.pack(0, ifindex, ROOT_HANDLE, TC_H_ROOT, 0))]
         case CreateClass(spec):
             messages = _create(ifindex, spec, line_rate_bps, leaf_kind)
-        case ForgiveDebt(spec):
-            messages = _forgive(ifindex, spec, line_rate_bps, leaf_kind)
-        case SetLeaf(minor, leaf_major):
+        case ResetTokens(spec):
+            messages = _reset_tokens(ifindex, spec, line_rate_bps, leaf_kind)
+        case ReplaceLeafQdisc(minor, leaf_major):
             messages = [_leaf(ifindex, minor, leaf_major, leaf_kind)]
         case DeleteClass(minor):
             messages = [_delete(ifindex, minor)]
@@ -146,7 +146,7 @@ def _create(ifindex: int, spec: ClassSpec, line_rate_bps: int, leaf_kind: LeafKi
     return messages
 
 
-def _forgive(ifindex: int, spec: ClassSpec, line_rate_bps: int, leaf_kind: LeafKind) -> list[Message]:
+def _reset_tokens(ifindex: int, spec: ClassSpec, line_rate_bps: int, leaf_kind: LeafKind) -> list[Message]:
     """A child makes the class an inner one, and its deletion a leaf again, with full tokens (htb_parent_to_leaf).
 
     The class must be there: its limits are set first, without NLM_F_CREATE, so that all the rest fails with it where

@@ -21,15 +21,15 @@ from slicebw.core.dataplane import (
     CreateRoot,
     DeleteClass,
     FailedChange,
-    ForgiveDebt,
     NftTable,
     ObservedClass,
     ObservedTree,
     RemoveRoot,
     RemoveTable,
+    ReplaceLeafQdisc,
     ReplaceTable,
+    ResetTokens,
     RootQdisc,
-    SetLeaf,
     TableChange,
     TreeChange,
     UpdateTable,
@@ -157,13 +157,13 @@ def _change_class(classes: dict[int, ObservedClass], change: TreeChange) -> str 
             if spec.minor in classes:
                 return "File exists"
             classes[spec.minor] = _observed(spec, 0, spec.leaf_major)
-        case ChangeClass(spec) | ForgiveDebt(spec):
+        case ChangeClass(spec) | ResetTokens(spec):
             seen = classes.get(spec.minor)
             if seen is None:
                 return f"there is no class {classid(spec.minor)}"
-            leaf_major = spec.leaf_major if isinstance(change, ForgiveDebt) else seen.leaf_major
+            leaf_major = spec.leaf_major if isinstance(change, ResetTokens) else seen.leaf_major
             classes[spec.minor] = replace(_observed(spec, seen.sent_bytes, leaf_major), parent=seen.parent)
-        case SetLeaf(minor, leaf_major):
+        case ReplaceLeafQdisc(minor, leaf_major):
             if minor not in classes:
                 return f"there is no class {classid(minor)}"
             classes[minor] = replace(classes[minor], leaf_major=leaf_major)

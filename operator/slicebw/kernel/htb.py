@@ -12,11 +12,11 @@ from slicebw.core.dataplane import (
     CreateRoot,
     DeleteClass,
     FailedChange,
-    ForgiveDebt,
     ObservedTree,
     RemoveRoot,
+    ReplaceLeafQdisc,
+    ResetTokens,
     RootQdisc,
-    SetLeaf,
     TreeChange,
     classid,
 )
@@ -233,7 +233,7 @@ def _makes_leaf(change: TreeChange) -> bool:
     match change:
         case CreateClass(spec):
             return spec.leaf_major != 0
-        case ForgiveDebt() | SetLeaf():
+        case ResetTokens() | ReplaceLeafQdisc():
             return True
         case _:
             return False
@@ -246,7 +246,7 @@ def _reason(change: TreeChange, refused: dict[int, Refusal]) -> str | None:
     match change:
         case DeleteClass() if missing:
             return None
-        case ChangeClass(spec) | ForgiveDebt(spec) if missing and not refusal.detail:
+        case ChangeClass(spec) | ResetTokens(spec) if missing and not refusal.detail:
             return f"there is no class {classid(spec.minor)} ({refusal})"
         case _:
             return str(refusal)

@@ -80,7 +80,7 @@ def test_before_the_first_pass_there_is_nothing_to_say_of_slices(world: Scraped)
     assert samples["passes_total", ""] == 0
     assert not any(name.startswith(("slice_", "node_")) for name, _ in samples)
     assert ("last_pass_timestamp_seconds", "") not in samples
-    assert {labels for name, labels in samples if name == "changes_applied_total"} == set(KINDS)
+    assert {labels for name, labels in samples if name == "changes_applied_total"} == set(KINDS.values())
 
 
 def test_every_slice_and_class_has_what_it_sent_used_and_may(world: Scraped) -> None:

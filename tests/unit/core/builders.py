@@ -11,13 +11,13 @@ from slicebw.core.dataplane import (
     CreateClass,
     CreateRoot,
     DeleteClass,
-    ForgiveDebt,
     NftTable,
     ObservedClass,
     ObservedTree,
     RemoveRoot,
     RemoveTable,
     ReplaceTable,
+    ResetTokens,
     RootQdisc,
     TableChange,
     UpdateTable,
@@ -120,7 +120,7 @@ class Node:
                     self.root = RootQdisc.OURS
                 case RemoveRoot():
                     self.lose_tree()
-                case CreateClass(spec=wanted) | ChangeClass(spec=wanted) | ForgiveDebt(spec=wanted):
+                case CreateClass(spec=wanted) | ChangeClass(spec=wanted) | ResetTokens(spec=wanted):
                     known = self.classes.get(wanted.minor)
                     self.classes[wanted.minor] = from_spec(wanted, known.sent_bytes if known else 0)
                 case DeleteClass(minor=minor):

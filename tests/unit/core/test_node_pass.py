@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from slicebw.core.clock import NS, Instant
-from slicebw.core.dataplane import MAX_SLICES, DeleteClass, ForgiveDebt, RootQdisc
+from slicebw.core.dataplane import MAX_SLICES, DeleteClass, ResetTokens, RootQdisc
 from slicebw.core.desired import Mode, NodeSpec, SliceKey, TrafficClass
 from slicebw.core.ledger import Ledger, Reason
 from slicebw.core.node_pass import PENDING_EVENTS_LIMIT
@@ -163,7 +163,7 @@ def test_a_class_whose_queue_stands_still_is_emptied_and_deleted_only_when_nothi
     assert node.run(at(2)).tree_changes == (DeleteClass(EXEMPT),)
     seen = node.classes[STANDARD]
     (change,) = node.run(at(2.2)).tree_changes
-    assert isinstance(change, ForgiveDebt)
+    assert isinstance(change, ResetTokens)
     assert matches(change.spec, seen)
     # One more packet left between that dump and the change.
     node.send(STANDARD, 1500)

@@ -7,12 +7,12 @@ from slicebw.core.dataplane import (
     ClassSpec,
     CreateRoot,
     DeleteClass,
-    ForgiveDebt,
     NftTable,
     ObservedClass,
     RemoveRoot,
+    ReplaceLeafQdisc,
+    ResetTokens,
     RootQdisc,
-    SetLeaf,
 )
 from slicebw.core.desired import NodeSpec, TrafficClass, settle
 from slicebw.core.plan import frame, leaf_class, plan_table, plan_tree, unmet
@@ -66,7 +66,7 @@ def test_a_changed_ceiling_is_one_change() -> None:
 def test_a_class_let_up_from_a_few_bits_is_forgiven_its_debt() -> None:
     seen = observed(WANTED)
     seen[SLICE.minor] = replace(seen[SLICE.minor], ceil_bps=8)
-    assert plan_tree(WANTED, tree_of(seen), ()) == (ForgiveDebt(SLICE),)
+    assert plan_tree(WANTED, tree_of(seen), ()) == (ResetTokens(SLICE),)
 
 
 def test_a_cap_that_grows_a_little_is_an_ordinary_change() -> None:
@@ -79,7 +79,7 @@ def test_a_cap_that_grows_a_little_is_an_ordinary_change() -> None:
 def test_a_foreign_leaf_qdisc_is_replaced() -> None:
     seen = observed(WANTED)
     seen[SLICE.minor] = replace(seen[SLICE.minor], leaf_major=0x8001)
-    assert plan_tree(WANTED, tree_of(seen), ()) == (SetLeaf(SLICE.minor, SLICE.minor),)
+    assert plan_tree(WANTED, tree_of(seen), ()) == (ReplaceLeafQdisc(SLICE.minor, SLICE.minor),)
 
 
 def test_an_orphan_goes_once_it_is_quiet_and_has_no_children() -> None:

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from slicebw.core.dataplane import ClassSpec, CreateClass, ForgiveDebt, RemoveRoot
+from slicebw.core.dataplane import ClassSpec, CreateClass, RemoveRoot, ResetTokens
 from slicebw.kernel.codec import LeafKind, burst_bytes, burst_ticks, encode
 from slicebw.kernel.netlink import attribute
 
@@ -57,7 +57,7 @@ def test_a_leaf_is_made_with_its_queue_in_one_group() -> None:
 
 
 def test_debt_is_forgiven_in_one_group_that_leaves_no_scratch_class() -> None:
-    messages = encode(ForgiveDebt(leaf_spec(8000)), 3, GBIT, LeafKind.PFIFO)
+    messages = encode(ResetTokens(leaf_spec(8000)), 3, GBIT, LeafKind.PFIFO)
     handles = [struct.unpack_from("=I", message.payload, 8)[0] for message in messages]
     assert [(message.type, handle) for message, handle in zip(messages, handles, strict=True)] == [
         (40, 0x11005),
