@@ -4,6 +4,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from msgspec.structs import replace
@@ -13,7 +14,7 @@ from slicebw.agent.metrics import AgentMetrics
 from slicebw.agent.stats import BOUNDS_MS, KINDS, Histogram
 from slicebw.cli.exposition import page
 from slicebw.cli.probes import ProbeServer
-from slicebw.core.dataplane import ChangeClass, RootQdisc
+from slicebw.core.dataplane import ChangeClass, RootQdisc, TableChange, TreeChange
 from slicebw.core.desired import Mode
 from slicebw.kernel.fake import Fault
 from tests.unit.agent.test_reconciler import World
@@ -81,6 +82,12 @@ def test_before_the_first_pass_there_is_nothing_to_say_of_slices(world: Scraped)
     assert not any(name.startswith(("slice_", "node_")) for name, _ in samples)
     assert ("last_pass_timestamp_seconds", "") not in samples
     assert {labels for name, labels in samples if name == "changes_applied_total"} == set(KINDS.values())
+
+
+def test_the_label_values_of_changes_stay_whatever_their_classes_are_called() -> None:
+    words = "create_root remove_root create_class change_class forgive_debt set_leaf delete_class"
+    assert list(KINDS.values()) == [*words.split(), "replace_table", "update_table", "remove_table"]
+    assert set(KINDS) == {*get_args(TreeChange), *get_args(TableChange)}
 
 
 def test_every_slice_and_class_has_what_it_sent_used_and_may(world: Scraped) -> None:
