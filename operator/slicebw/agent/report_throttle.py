@@ -95,7 +95,7 @@ def _occasion(report: UsageReport) -> tuple[object, ...]:
     standard, exempt = report.standard, report.exempt
     return (
         *(report.slice_id, report.generation, report.period_start_s, report.period_end_s),
-        *(report.problems, report.errors, report.unenforced),
+        *(report.problems, report.errors, report.not_enforced_reason),
         *(standard.capped, standard.budget_bytes, 0 if standard.capped else standard.rate_bps),
         *(exempt.capped, exempt.budget_bytes, 0 if exempt.capped else exempt.rate_bps),
     )

@@ -94,8 +94,8 @@ def to_object(report: UsageReport, node_name: str, node_uid: str | None, reporte
         if len(listed) > MAX_LISTED:  # conflicts first: from them the controller tells whether the spec is unambiguous
             listed = tuple(sorted(listed, key=lambda problem: not problem.is_conflict)[:MAX_LISTED])
         body["problems"] = [{"pod": problem.pod, "reason": problem.reason[:_MAX_TEXT_LENGTH]} for problem in listed]
-    if report.unenforced:
-        body["notEnforced"] = report.unenforced[:_MAX_TEXT_LENGTH]
+    if report.not_enforced_reason:
+        body["notEnforced"] = report.not_enforced_reason[:_MAX_TEXT_LENGTH]
     if report.errors:
         body["errors"] = [error[:_MAX_TEXT_LENGTH] for error in report.errors[:MAX_LISTED]]
     return body
@@ -118,7 +118,7 @@ def parse(obj: object) -> NodeUsage:
             exempt=_parse_class(fields.inner("exempt")),
             problems=tuple(_parse_problem(Fields(item, path, errors)) for path, item in fields.items("problems")),
             errors=tuple(item for _, item in fields.items("errors") if isinstance(item, str)),
-            unenforced=fields.read("notEnforced", _text, "") or "",
+            not_enforced_reason=fields.read("notEnforced", _text, "") or "",
         )
         usage = NodeUsage(report, fields.must("nodeName", _name), fields.must("reportedAt", parse_time))
         if errors:

@@ -183,10 +183,10 @@ def _by_report(spec: SliceSpec, usages: Sequence[NodeUsage], located: PodsByNode
     nodes, reports = _Nodes(), {usage.node_name: usage.report for usage in usages}
     for node in sorted(located):
         report = reports.get(node)
-        if report is None or not (report.slice_id or report.unenforced):
+        if report is None or not (report.slice_id or report.not_enforced_reason):
             nodes.silent.append(node)
-        elif report.unenforced:
-            nodes.unlimited.append(f"{node} ({report.unenforced})")
+        elif report.not_enforced_reason:
+            nodes.unlimited.append(f"{node} ({report.not_enforced_reason})")
         elif report.generation == spec.generation:
             nodes.current += 1
         elif report.errors:

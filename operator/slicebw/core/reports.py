@@ -47,7 +47,7 @@ class UsageReport(Struct, frozen=True, gc=False):
     problems: tuple[PodProblem, ...] = ()
     errors: tuple[str, ...] = ()
     """What is wrong with the spec; the last good limits are in force."""
-    unenforced: str = ""
+    not_enforced_reason: str = ""
     """Why this node does not hold the slice to its limits; empty where it does."""
 
     def of(self, traffic_class: TrafficClass) -> ClassUsage:
@@ -146,7 +146,7 @@ def usage_report(
         exempt=exempt,
         problems=problems,
         errors=spec.errors if spec is not None else (),
-        unenforced=not_enforced_reason,
+        not_enforced_reason=not_enforced_reason,
     )
 
 
@@ -194,7 +194,7 @@ def _without_class(spec: SliceSpec, problems: tuple[PodProblem, ...], not_enforc
         exempt=nothing(TrafficClass.EXEMPT),
         problems=problems,
         errors=spec.errors,
-        unenforced=not_enforced_reason,
+        not_enforced_reason=not_enforced_reason,
     )
 
 

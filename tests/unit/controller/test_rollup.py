@@ -246,13 +246,15 @@ def test_a_node_without_pods_any_more_does_not_count_whatever_it_said_last() -> 
 
 def test_a_node_that_limits_nothing_is_not_one_that_enforces() -> None:
     why = "mode Monitor: nothing is limited"
-    watching = on("n2", replace(usage_report(NAMESPACE), unenforced=why))
+    watching = on("n2", replace(usage_report(NAMESPACE), not_enforced_reason=why))
     assert enforced([on("n1"), watching], {"n1": 1, "n2": 1}) == (
         "False",
         "NotLimited",
         "1 of 2 nodes run generation 1; not limited on n2 (mode Monitor: nothing is limited)",
     )
-    full = on("n2", replace(usage_report(NAMESPACE, slice_id=0), unenforced="the node has 4094 slices already"))
+    full = on(
+        "n2", replace(usage_report(NAMESPACE, slice_id=0), not_enforced_reason="the node has 4094 slices already")
+    )
     assert enforced([full], {"n2": 1})[1:] == (
         "NotLimited",
         "0 of 1 nodes run generation 1; not limited on n2 (the node has 4094 slices already)",

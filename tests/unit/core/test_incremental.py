@@ -54,10 +54,10 @@ def test_when_a_foreign_qdisc_is_gone_no_slice_is_reported_as_not_enforced() -> 
     node = idle_node()
     node.lose_tree()
     node.root = RootQdisc.FOREIGN
-    assert all(usage.unenforced for usage in node.run(at(10)).usages)
+    assert all(usage.not_enforced_reason for usage in node.run(at(10)).usages)
     node.root = RootQdisc.DEFAULT
     result = node.run(at(11))
-    assert not any(usage.unenforced for usage in result.usages)
+    assert not any(usage.not_enforced_reason for usage in result.usages)
     assert node.classes[SECOND_STANDARD].ceil_bps == 10 * M
 
 
@@ -70,7 +70,7 @@ def test_when_the_own_tree_is_back_in_place_of_a_foreign_one_no_slice_is_reporte
     node.root = RootQdisc.OURS
     node.classes = tree
     result = node.run(at(11))
-    assert not any(usage.unenforced for usage in result.usages)
+    assert not any(usage.not_enforced_reason for usage in result.usages)
     assert result.table is not None
     assert result.table.slice_id_by_address == {"10.0.0.1": 1, "10.0.0.2": 2}
 

@@ -231,8 +231,11 @@ def test_one_more_slice_than_there_are_ids_is_refused_and_told_once() -> None:
     for second in (0, 1):
         result = node.run(at(second))
     (report,) = (usage for usage in result.usages if usage.key == specs[-1].key)
-    assert (report.slice_id, report.unenforced) == (0, "the node has 4094 slices already, the most it can hold")
-    assert sum(bool(usage.unenforced) for usage in result.usages) == 1
+    assert (report.slice_id, report.not_enforced_reason) == (
+        0,
+        "the node has 4094 slices already, the most it can hold",
+    )
+    assert sum(bool(usage.not_enforced_reason) for usage in result.usages) == 1
     assert len(node.ledger.slices) == MAX_SLICES
     (note,) = node.ledger.pending_events
     assert (note.reason, note.key) == (Reason.REFUSED, specs[-1].key)
@@ -451,11 +454,11 @@ def test_a_node_that_limits_nothing_says_so_on_every_slice() -> None:
     ):
         node = Node(spec(), pods=(POD,), node=NodeSpec(line_rate_bps=1000 * M, **changes))  # type: ignore[arg-type]
         node.run(at(0))
-        assert [usage.unenforced for usage in node.run(at(1)).usages] == [why]
+        assert [usage.not_enforced_reason for usage in node.run(at(1)).usages] == [why]
     foreign = Node(spec(), pods=(POD,))
     foreign.root = RootQdisc.FOREIGN
     (usage,) = foreign.run(at(0)).usages
-    assert usage.unenforced.endswith("qdisc that is not slicebw's: remove it, or name another device")
+    assert usage.not_enforced_reason.endswith("qdisc that is not slicebw's: remove it, or name another device")
 
 
 def test_a_foreign_tree_that_takes_the_place_of_ours_is_told_on_every_slice_at_once() -> None:
@@ -465,4 +468,4 @@ def test_a_foreign_tree_that_takes_the_place_of_ours_is_told_on_every_slice_at_o
     node.lose_tree()
     node.root = RootQdisc.FOREIGN
     (usage,) = node.run(at(1)).usages
-    assert usage.unenforced.endswith("qdisc that is not slicebw's: remove it, or name another device")
+    assert usage.not_enforced_reason.endswith("qdisc that is not slicebw's: remove it, or name another device")
