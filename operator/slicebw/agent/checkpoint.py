@@ -274,7 +274,7 @@ def _to_document(ledger: Ledger, accounts: list[msgspec.Raw]) -> dict[str, objec
         "had_tree": ledger.had_tree,
         "rebuilding": ledger.rebuilding,
         "outbox": ledger.pending_events,
-        "refused": sorted(ledger.refused),
+        "refused": sorted(ledger.unplaced),
         "mode": ledger.mode,
     }
 
@@ -289,6 +289,6 @@ def _from_form(form: _LedgerForm) -> Ledger:
         had_tree=form.had_tree,
         rebuilding=form.rebuilding,
         pending_events=tuple(form.outbox),
-        refused=frozenset(form.refused),
+        unplaced=frozenset(form.refused),
         mode=form.mode,
     )

@@ -66,7 +66,7 @@ def period_end_events(before: SliceAccount, settings: NodeSettings, now_s: int) 
     )
 
 
-def refused_event(spec: SliceSpec, most: int, now_s: int) -> PendingEvent:
+def unplaced_event(spec: SliceSpec, most: int, now_s: int) -> PendingEvent:
     """There is no slice id left on the node."""
     message = (
         f"Slice {spec.key} has no class of its own: this node already has {most} slices, the most it can hold; "

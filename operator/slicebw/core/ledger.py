@@ -102,7 +102,7 @@ class Ledger(Struct, frozen=True):
     """Events that are not known to be delivered yet."""
     rebuilding: bool = False
     """Begun without a ledger to go on: what this node reported before is taken up once it is known."""
-    refused: frozenset[SliceKey] = frozenset()
+    unplaced: frozenset[SliceKey] = frozenset()
     """Slices for which there was no slice id left, and whose owners were told so."""
     mode: Mode | None = None
     """What the node was in at the last pass; None before the first one."""

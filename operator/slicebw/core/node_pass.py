@@ -281,7 +281,7 @@ def _join(given: PassInput, ledger: Ledger, classes: Mapping[int, ObservedClass]
         and ledger.slices is memory.sum.accounts
         and synced == memory.roster.synced
         and not memory.sum.purged
-        and not ledger.refused  # else an id may have become free
+        and not ledger.unplaced  # else an id may have become free
     )
     if last and memory and goes_on and members is last.members:
         return _Joined(last, ledger, [*memory.sum.outcomes], goes_on, ())
@@ -300,7 +300,7 @@ def _join(given: PassInput, ledger: Ledger, classes: Mapping[int, ObservedClass]
         exempt_minors=last.exempt_minors if last and same_ids else _minors(TrafficClass.EXEMPT, accounts),
         without_class=reports_without_class(members.specs, members.membership, accounts, placed.unplaced),
     )
-    ledger = replace(ledger, slices=accounts, last_slice_id=placed.last_slice_id, refused=placed.unplaced)
+    ledger = replace(ledger, slices=accounts, last_slice_id=placed.last_slice_id, unplaced=placed.unplaced)
     return _Joined(roster, ledger, outcomes, goes_on and not placed.unplaced, placed.events)
 
 

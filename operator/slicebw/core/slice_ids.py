@@ -9,7 +9,7 @@ from slicebw.core.accounting import observed_leaves
 from slicebw.core.clock import Instant
 from slicebw.core.dataplane import FIRST_ID, LAST_ID, MAX_SLICES, ObservedClass, slice_id_of
 from slicebw.core.desired import DEFAULT_LIMITS, SliceKey, SliceSpec
-from slicebw.core.events import refused_event
+from slicebw.core.events import unplaced_event
 from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, SliceAccount
 from slicebw.core.membership import Membership, age
 
@@ -64,8 +64,8 @@ def allocate(
             slice_id = _release(accounts, gone)
         if slice_id is None:
             unplaced.add(spec.key)
-            if spec.key not in ledger.refused:
-                events.append(refused_event(spec, MAX_SLICES, now.wall_s))
+            if spec.key not in ledger.unplaced:
+                events.append(unplaced_event(spec, MAX_SLICES, now.wall_s))
             continue
         accounts[spec.key] = _placed(spec, slice_id, classes, now, accounts.get(spec.key))
     return Allocation(accounts, ids.last, frozenset(unplaced), tuple(events))

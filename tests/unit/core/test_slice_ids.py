@@ -26,7 +26,7 @@ def test_a_newcomer_gets_the_id_of_a_slice_that_is_gone_where_no_other_is_left()
     node = churned()
     node.desired = replace(node.desired, slices=(spec("new/s"),), pods=(pod("new/p", "10.200.0.1"),))
     node.run(at(4))
-    assert not node.ledger.refused
+    assert not node.ledger.unplaced
     assert node.ledger.slices[NEW].slice_id == 1
     assert node.ledger.slices[SliceKey("n0000", "s")].slice_id == 0
     assert len(node.ledger.slices) == MAX_SLICES + 1
