@@ -305,7 +305,7 @@ def test_what_was_written_is_known_before_the_watch_tells(
             assert written is not None
             assert written.status == status
             # What was made for an object that has changed since is not written over it.
-            assert ApiClusterWriter(api, feed).write(statuses) == {key: "somebody else has changed it meanwhile"}
+            assert ApiClusterWriter(api, feed).write(statuses) == {key: "another writer has changed it meanwhile"}
             assert api.health.failures == {}
     finally:
         feed.stop()

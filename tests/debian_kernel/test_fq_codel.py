@@ -72,7 +72,7 @@ def test_a_ping_does_not_wait_behind_a_stream(lab: Topology, shaper: HtbShaper) 
     finally:
         flow.stop()
     assert ours * 4 < plain
-    # What another hand put there is seen by its handle, and put right.
+    # What another program put there is seen by its handle, and put right.
     assert shaper.read(UPLINK).classes[DEFAULT].leaf_major == 0x7001
     assert shaper.apply(UPLINK, [ReplaceLeafQdisc(DEFAULT, DEFAULT)], LINE_RATE_BPS) == []
     assert leaves(lab)[f"{DEFAULT:x}"].startswith("limit 1000p flows 128")

@@ -1,4 +1,4 @@
-"""Whatever another hand changes of what slicebw holds is put right within a second, because the kernel tells of it.
+"""Whatever another program changes of what slicebw holds is put right within a second, because the kernel tells of it.
 
 The agent is left to its own pace: without the notification it would look again after ten seconds.
 """
@@ -84,7 +84,7 @@ def lab(kernel: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fold
 
 
 def disturb(lab: FolderLab, command: str) -> float:
-    """Let another hand act, and wait until all is as it was. Returns the seconds that took."""
+    """Let another program act, and wait until all is as it was. Returns the seconds that took."""
     before = shape(lab)
     logged = len(lab.log())
     lab.net.node.run(*command.split())
@@ -135,7 +135,7 @@ def test_a_tree_that_was_taken_away_is_an_event_on_the_node(lab: FolderLab) -> N
     count = len(lab.events("TreeRebuilt"))
     disturb(lab, LOSES_COUNTERS["the root qdisc is deleted"])
     wait_until(lambda: len(lab.events("TreeRebuilt")) == count + 1, "the event is written")
-    assert f"The HTB tree of {UPLINK} had been removed by another hand" in lab.events("TreeRebuilt")[-1]
+    assert f"The HTB tree of {UPLINK} had been removed by another program" in lab.events("TreeRebuilt")[-1]
 
 
 def test_a_root_qdisc_that_another_hand_puts_there_is_left_alone_and_usage_goes_on_when_it_is_gone(

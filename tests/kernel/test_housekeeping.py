@@ -34,7 +34,7 @@ def metric(lab: FolderLab, name: str) -> int:
 
 
 def tc(lab: FolderLab, command: str) -> str:
-    """Another hand at the uplink."""
+    """Another program at the uplink."""
     return lab.net.node.run("tc", *command.replace("UPLINK", f"dev {lab.net.uplink}").split())
 
 
@@ -53,7 +53,7 @@ def test_a_slices_class_that_is_missing_is_made_again(lab: FolderLab) -> None:
     missing = lab.slice_id("coral")
     tc(lab, f"class del UPLINK classid {missing}")
     wait_until(lambda: lab.ceil_bps("coral") == 20 * M, "it is there again", seconds=1)
-    wait_until(lambda: metric(lab, "repairs_total") >= 1, "it is counted as another hand's")
+    wait_until(lambda: metric(lab, "repairs_total") >= 1, "it is counted as another program's")
 
 
 def test_while_nothing_differs_nothing_is_touched(lab: FolderLab) -> None:

@@ -135,7 +135,7 @@ def _counts(counts: Stats) -> Iterator[Metric]:
     for name, text, tally in (
         ("slicebw_changes_applied", "Changes to the kernel that hold, by kind.", counts.applied),
         ("slicebw_changes_failed", "Changes that the kernel refused or did not show, by kind.", counts.failed),
-        ("slicebw_repairs", "Changes that undid what another hand had done, by kind.", counts.repairs),
+        ("slicebw_repairs", "Changes that undid what another program had done, by kind.", counts.repairs),
     ):
         family = CounterMetricFamily(name, text, labels=("kind",))
         for kind, count in tally.items():

@@ -30,7 +30,7 @@ from slicebw.core.errors import KernelError, SaveError
 from slicebw.core.events import node_event
 from slicebw.core.ledger import Ledger, PendingEvent, Reason
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
-from slicebw.core.plan import repairs, unmet
+from slicebw.core.plan import drift_repairs, unmet
 from slicebw.core.reports import UsageReport
 
 log = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class Reconciler:
         held, self._held = self._held, None
         if held is None or held.node.device != result.node.device:
             return
-        self.stats.repairs.add(repairs(result.tree_changes, result.tree, held.tree))
+        self.stats.repairs.add(drift_repairs(result.tree_changes, result.tree, held.tree))
         if result.table_change is not None and result.table == held.table:
             self.stats.repairs.add([result.table_change])
 

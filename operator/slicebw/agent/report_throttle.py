@@ -93,11 +93,14 @@ class ReportThrottle:
 def _occasion(report: UsageReport) -> tuple[object, ...]:
     """The fields that are reported at once when they change; not a capped class's rate, which moves with every pass."""
     standard, exempt = report.standard, report.exempt
+    identity = (report.slice_id, report.generation, report.period_start_s, report.period_end_s)
+    troubles = (report.problems, report.errors, report.not_enforced_reason)
+    of_standard = (standard.capped, standard.budget_bytes, 0 if standard.capped else standard.rate_bps)
     return (
-        *(report.slice_id, report.generation, report.period_start_s, report.period_end_s),
-        *(report.problems, report.errors, report.not_enforced_reason),
-        *(standard.capped, standard.budget_bytes, 0 if standard.capped else standard.rate_bps),
-        *(exempt.capped, exempt.budget_bytes, 0 if exempt.capped else exempt.rate_bps),
+        identity,
+        troubles,
+        of_standard,
+        (exempt.capped, exempt.budget_bytes, 0 if exempt.capped else exempt.rate_bps),
     )
 
 

@@ -93,7 +93,7 @@ class Stats:
     """Changes that were seen to hold afterwards."""
     failed: Tally = field(default_factory=Tally)
     repairs: Tally = field(default_factory=Tally)
-    """Changes that were needed though nothing else was wanted than at the last pass: another hand was at it."""
+    """Changes needed though the desired state was the same as at the last pass: they repair drift."""
     orphans: int = 0
     """Classes removed that belonged to no slice."""
     durations: Histogram = field(default_factory=Histogram)

@@ -167,7 +167,7 @@ def minor_of(change: TreeChange) -> int | None:
             return spec.minor
 
 
-def repairs(
+def drift_repairs(
     changes: Iterable[TreeChange], wanted: Mapping[int, ClassSpec] | None, before: Mapping[int, ClassSpec] | None
 ) -> tuple[TreeChange, ...]:
     """Those of the changes that are due though the same was ``wanted`` ``before``, and held then."""

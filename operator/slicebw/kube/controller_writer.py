@@ -113,7 +113,7 @@ class ApiClusterWriter:
                     failures[key] = str(error)
                 except ApiRefused as refusal:
                     if refusal.conflict:
-                        failures[key] = "somebody else has changed it meanwhile"
+                        failures[key] = "another writer has changed it meanwhile"
                     elif not refusal.not_found:
                         self._api.health.complain(f"status {refusal.status}", str(refusal))
                         failures[key] = str(refusal)

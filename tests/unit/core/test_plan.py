@@ -110,7 +110,7 @@ def test_what_a_later_dump_does_not_show_is_unmet() -> None:
 ADDRESSES = st.sampled_from([f"10.0.0.{n}" for n in range(1, 6)] + ["fd00::1"])
 TABLES = st.builds(
     NftTable,
-    slices=st.dictionaries(ADDRESSES, st.integers(1, 4)),
+    slice_id_by_address=st.dictionaries(ADDRESSES, st.integers(1, 4)),
     exempt_destinations=st.frozensets(st.sampled_from(["10.9.0.0/16", "fd99::/64", "192.0.2.0/24"])),
     intact=st.booleans(),
 )
