@@ -292,10 +292,14 @@ def _join(given: PassInput, ledger: Ledger, classes: Mapping[int, ObservedClass]
     accounts = placed.accounts
     outcomes = _last_outcomes(accounts, memory, goes_on=goes_on)
     same_ids = goes_on and accounts is ledger.slices
+    if last and goes_on:
+        last_claims = last.claims
+    else:
+        last_claims = [outcome.claim if outcome is not None else _NO_CLAIM for outcome in outcomes]
     roster = _Roster(
         members=members,
         synced=synced,
-        claims=_claims(accounts, members, placed.unplaced, outcomes, changed, synced=synced),
+        claims=_claims(accounts, members, placed.unplaced, last_claims, changed, synced=synced),
         standard_minors=last.standard_minors if last and same_ids else _minors(TrafficClass.STANDARD, accounts),
         exempt_minors=last.exempt_minors if last and same_ids else _minors(TrafficClass.EXEMPT, accounts),
         without_class=reports_without_class(members.specs, members.membership, accounts, placed.unplaced),
@@ -314,28 +318,36 @@ def _claims(
     accounts: Mapping[SliceKey, SliceAccount],
     members: _Members,
     unplaced: Collection[SliceKey],
-    outcomes: Iterable[SliceOutcome | None],
+    last: list[Claim],
     changed: Iterable[SliceKey] | None,
     *,
     synced: bool,
 ) -> list[Claim]:
     """Return what the API says of each account. A claim that says the same as the last one is the last one.
 
-    ``changed``: the slices whose claim may be another one; None: all of them.
+    Args:
+        accounts: all of them.
+        members: which slice has which pods.
+        unplaced: the slices for which no id is left.
+        last: the last claims, for as many accounts as there were. Returned as it is if no claim is another one.
+        changed: the slices whose claim may be another one; None: all of them.
+        synced: whether the API's list is complete.
     """
     specs, problems, present = members.specs, members.membership.problems, members.membership.present
-    claims = [outcome.claim if outcome is not None else _NO_CLAIM for outcome in outcomes]
+    claims = [*last, *[_NO_CLAIM] * (len(accounts) - len(last))]
     positions = dict(zip(accounts, count()))
+    other = False
     for key in accounts if changed is None else positions.keys() & changed:
         if key in present:
             presence = Presence.UNPLACED if key in unplaced else Presence.PRESENT
         else:
             presence = Presence.ABSENT if synced else Presence.UNKNOWN
         claim = Claim(specs.get(key), problems.get(key, ()), presence)
-        last = claims[positions[key]]
-        if last.spec is not claim.spec or last != claim:
+        before = claims[positions[key]]
+        if before.spec is not claim.spec or before != claim:
             claims[positions[key]] = claim
-    return claims
+            other = True
+    return claims if other or len(claims) != len(last) else last
 
 
 def _last_outcomes(
@@ -360,10 +372,10 @@ def _sum(
 ) -> _Sum:
     """Decide every slice of which something has changed or whose time is over, and add all outcomes up."""
     same_node = memory is not None and memory.node is node
-    same = same_node and memory is not None and memory.roster is joined.roster
+    same_claims = joined.goes_on and memory is not None and memory.roster.claims is joined.roster.claims
     now_s = interval.now.wall_s
-    if memory is not None and same and memory.classes is classes and now_s < memory.sum.good_until_s:
-        return replace(memory.sum, events=()) if memory.sum.events else memory.sum
+    if memory and same_node and same_claims and memory.classes is classes and now_s < memory.sum.good_until_s:
+        return _kept(memory.sum, joined.roster.without_class, memory.roster.without_class)
     outcomes: list[SliceOutcome | None] = [None] * len(joined.outcomes)
     if same_node:
         outcomes = list(joined.outcomes)
@@ -389,6 +401,13 @@ def _sum(
             outcomes[position] = outcome
             fresh.append((last, outcome))
     return _add_up(joined, node, outcomes, fresh, memory if same_node else None)
+
+
+def _kept(last: _Sum, without_class: tuple[UsageReport, ...], before: tuple[UsageReport, ...]) -> _Sum:
+    """Return the last sum, without its Events, and with the present reports of slices that have no account."""
+    if without_class == before:
+        return replace(last, events=()) if last.events else last
+    return replace(last, events=(), usages=(*[outcome.usage for outcome in last.outcomes], *without_class))
 
 
 def _add_up(
@@ -560,7 +579,8 @@ def _table(
         slices.update((address, ids[key]) for address, key in addresses.items() if key in ids)
         return NftTable(slices, node.settings.exempt_destinations)
     # A slice comes, goes, or gets an id together with its addresses, so only addresses that moved can be mapped anew.
-    moved = addresses.items() ^ last.memory.roster.members.membership.addresses.items()
+    before = last.memory.roster.members.membership.addresses
+    moved = set() if addresses is before else addresses.items() ^ before.items()
     if not moved:
         return last.table
     slices = dict(last.table.slice_id_by_address)

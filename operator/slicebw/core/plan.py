@@ -32,7 +32,7 @@ from slicebw.core.dataplane import (
     leaf,
 )
 from slicebw.core.desired import NodeSettings, TrafficClass
-from slicebw.core.policy import Rates, ceiling_bps
+from slicebw.core.policy import Rates, ceiling_bps, class_cap_bps
 
 DEBT_RATE_BPS: Final = 1_000_000
 """Below this rate a class can be in token debt for longer than half a second (one 64 KiB GSO packet)."""
@@ -61,18 +61,21 @@ def leaf_class(traffic_class: TrafficClass, slice_id: int, rates: Rates, share: 
 
 
 def leaf_minors(slice_ids: Iterable[int]) -> frozenset[int]:
-    """The minors of both leaves of each of these ids."""
-    return frozenset(leaf(traffic_class, slice_id) for slice_id in slice_ids for traffic_class in TrafficClass)
+    """Return the minors of both leaves of each of these ids."""
+    ids, standard, exempt = list(slice_ids), leaf(TrafficClass.STANDARD, 0), leaf(TrafficClass.EXEMPT, 0)
+    return frozenset([*[standard | slice_id for slice_id in ids], *[exempt | slice_id for slice_id in ids]])
 
 
-def overcommitment(settings: NodeSettings, wanted: Mapping[int, ClassSpec]) -> str | None:
-    """What the guarantees of the slices add up to where that is more than they can get together, or None."""
+def overcommitment(settings: NodeSettings, desired: Mapping[int, ClassSpec]) -> str | None:
+    """Say what the guarantees of all slices add up to, if that is more than the node can give; else return None."""
+    total_bps = dict.fromkeys([*PARENTS.values(), TOP, 0], 0)
+    for spec in desired.values():
+        total_bps[spec.parent] += spec.rate_bps
     words = []
     for traffic_class, parent in PARENTS.items():
-        total_bps = sum(spec.rate_bps for spec in wanted.values() if spec.parent == parent)
-        limit_bps = settings.cap_bps if traffic_class is TrafficClass.STANDARD else settings.line_rate_bps
-        if total_bps > limit_bps:
-            words.append(f"{traffic_class}: minRates add up to {total_bps} bit/s of {limit_bps} bit/s")
+        limit_bps = class_cap_bps(settings, traffic_class)
+        if total_bps[parent] > limit_bps:
+            words.append(f"{traffic_class}: minRates add up to {total_bps[parent]} bit/s of {limit_bps} bit/s")
     return "; ".join(words) or None
 
 
