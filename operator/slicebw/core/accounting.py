@@ -60,7 +60,7 @@ def start_next_period(
 ) -> SliceAccount:
     """Start the period that ``now`` is in: usage starts again, cap state and Event marks are cleared.
 
-    Periods stay in step with the first one, however late the end is seen. The bytes of the last reading are divided
+    Periods stay in step with the first one, even if an end is noticed late. The bytes of the last reading are divided
     between the two periods by time, exactly: the two parts add up to the bytes counted.
 
     Args:

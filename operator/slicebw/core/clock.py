@@ -21,18 +21,18 @@ class Instant(Struct, frozen=True):
 
     @property
     def wall_s(self) -> int:
-        """Whole seconds of the wall clock, rounded down."""
+        """Seconds of the wall clock, rounded down."""
         return self.wall_ns // 1_000_000_000
 
 
 NS: Final = 1_000_000_000
 
 STEP_NS: Final = 2 * NS
-"""A difference of the two clocks above this, between two passes, is a step and not drift or a leap second."""
+"""A larger difference of the two clocks between two passes is a step. Drift and leap seconds are smaller."""
 
 
 def elapsed_ns(before: Instant | None, now: Instant) -> int:
-    """Real time between two readings, never negative. After a reboot the wall clock is all there is."""
+    """Return the real time between two readings, never negative. Across a reboot only the wall clock can tell."""
     if before is None:
         return 0
     if before.boot_id == now.boot_id:
@@ -41,7 +41,7 @@ def elapsed_ns(before: Instant | None, now: Instant) -> int:
 
 
 def step_s(before: Instant | None, now: Instant) -> int:
-    """By how many seconds the wall clock was stepped between two readings; 0 where it just ran.
+    """Return by how many seconds the wall clock was stepped between two readings; 0 if it was not.
 
     Within one boot that is the wall clock's advance less the real time elapsed. Across a reboot only a step back can
     be told from time spent switched off.
@@ -62,20 +62,20 @@ class TokenBucket:
     """
 
     def __init__(self, per_s: float, burst: float, now_s: float) -> None:
-        """Be full."""
+        """Start with a full budget."""
         self.per_s, self.burst = per_s, burst
         self._tokens, self._at_s = burst, now_s
 
     def available(self, now_s: float) -> float:
-        """How many units may be taken now."""
+        """Return how many units may be taken now."""
         self._tokens = min(self.burst, self._tokens + (now_s - self._at_s) * self.per_s)
         self._at_s = now_s
         return self._tokens
 
     def wait_s(self, now_s: float, amount: float = 1.0) -> float:
-        """How long until ``amount`` may be taken; 0.0 if it may be now."""
+        """Return the time in seconds until ``amount`` may be taken; 0.0 if it may be now."""
         return max(0.0, (amount - self.available(now_s)) / self.per_s)
 
     def take(self, now_s: float, amount: float = 1.0) -> None:
-        """Spend ``amount``, even if that leaves a debt; a debt makes later waits longer."""
+        """Take ``amount``, also if it is more than there is. The debt makes later waits longer."""
         self._tokens = self.available(now_s) - amount

@@ -29,49 +29,49 @@ PARENTS: Final[Mapping[TrafficClass, int]] = {TrafficClass.STANDARD: 0x10, Traff
 _LEAF_BASE: Final[Mapping[TrafficClass, int]] = {TrafficClass.STANDARD: 0x1000, TrafficClass.EXEMPT: 0x2000}
 
 HOST_ID: Final = 0x000
-"""The node's own traffic: share 5, never capped, belongs to no user."""
+"""The host: traffic of the node itself. It has share 5, is never capped, and belongs to no user."""
 FIRST_ID: Final = 0x001
 LAST_ID: Final = 0xFFE
-"""Slices have the ids FIRST_ID..LAST_ID: 4,094 of them on a node."""
+"""Slices have the ids FIRST_ID to LAST_ID: 4,094 on one node."""
 DEFAULT_ID: Final = 0xFFF
-"""Whatever cannot be classified: never blocked, always counted."""
+"""Traffic that cannot be classified. It is counted, and never blocked."""
 MAX_SLICES: Final = LAST_ID - FIRST_ID + 1
 
 SCRATCH: Final = 0x3000
-"""Minor of the short-lived child by which a leaf's token debt is cleared; never there between two batches."""
+"""Minor of the short-lived child class that resets a leaf's tokens. It never outlives its batch."""
 
 HOST_SHARE: Final = 5
 QUANTUM_PER_SHARE_BYTES: Final = 1600
 
 MIN_KERNEL_RATE_BPS: Final = 8
-"""HTB counts whole bytes a second, at least one."""
+"""HTB holds whole bytes per second, and at least one."""
 
 
 def leaf(traffic_class: TrafficClass, slice_id: int) -> int:
-    """The minor of a slice's (or the host's, or default's) leaf class."""
+    """Return the minor of the leaf class of a slice, of the host, or of default."""
     return _LEAF_BASE[traffic_class] | slice_id
 
 
 def slice_id_of(minor: int) -> int | None:
-    """The slice id within a leaf's minor; None for minors that are no leaf's."""
+    """Return the slice id within a leaf's minor, or None if the minor is not a leaf's."""
     return minor & 0xFFF if minor & ~0xFFF in _LEAF_BASE.values() else None
 
 
 def kernel_rate(rate_bps: int) -> int:
-    """The nearest rate not above ``rate_bps`` that HTB can hold: whole bytes a second, at least one. Unit: bit/s."""
+    """Return the nearest rate not above ``rate_bps`` that HTB can hold. Unit: bit/s."""
     return max(MIN_KERNEL_RATE_BPS, rate_bps // 8 * 8)
 
 
 def classid(minor: int) -> str:
-    """A slice id as tc writes it: ``1:1001``."""
+    """Return a classid as tc writes it: ``1:1001``."""
     return f"{HANDLE_MAJOR:x}:{minor:x}"
 
 
 class ClassSpec(Struct, frozen=True, gc=False):
-    """One HTB class as wanted. ``quantum_bytes`` is 0 and ``leaf_major`` 0 for inner classes.
+    """One desired HTB class. ``quantum_bytes`` is 0 and ``leaf_major`` 0 for inner classes.
 
-    ``leaf_major`` is the handle (major part) of the leaf qdisc: the class's own minor, so that it is known as ours.
-    Rates are exactly what the kernel can hold (:func:`kernel_rate`).
+    ``leaf_major`` is the handle (major part) of the leaf qdisc. It is the class's own minor, which marks it as ours.
+    Rates are exactly those that the kernel can hold (:func:`kernel_rate`).
     """
 
     minor: int
@@ -89,7 +89,7 @@ class ClassSpec(Struct, frozen=True, gc=False):
 
 
 class ObservedClass(Struct, frozen=True, gc=False):
-    """One HTB class as the kernel shows it. ``sent_bytes`` is the 64-bit counter of bytes that left the class."""
+    """One observed HTB class. ``sent_bytes`` is the 64-bit counter of bytes that left the class."""
 
     minor: int
     parent: int
@@ -102,17 +102,17 @@ class ObservedClass(Struct, frozen=True, gc=False):
 
 
 class RootQdisc(StrEnum):
-    """Whose root qdisc the device has."""
+    """Who set up the root qdisc of the device."""
 
     DEFAULT = "default"
-    """The kernel's own (noqueue, pfifo_fast, fq_codel, mq, ...) or none: may be replaced and comes back on cleanup."""
+    """The kernel (noqueue, pfifo_fast, fq_codel, mq, ...), or nobody. It may be replaced; cleanup restores it."""
     OURS = "ours"
     FOREIGN = "foreign"
-    """Somebody's classful tree: never touched."""
+    """Another program: its classful tree is never touched."""
 
 
 class ObservedTree(Struct, frozen=True):
-    """One complete dump of a device. ``line_rate_bps`` is what the device says it can carry, None where it does not."""
+    """One complete dump of a device. ``line_rate_bps`` is the speed that the device reports, if it reports any."""
 
     device: str
     root: RootQdisc
@@ -122,11 +122,11 @@ class ObservedTree(Struct, frozen=True):
 
 
 _MOST_SHOWN: Final = 100
-"""Of the elements of one table change; 10,000 networks that nft refuses are tried, and logged, every second."""
+"""Elements of one table change in its text. A change that nft refuses is tried and logged every second."""
 
 
 class CreateRoot(Struct, frozen=True):
-    """Put our HTB qdisc on the device. Only ever planned where the root is the kernel's default."""
+    """Put our HTB qdisc on the device. It is planned only where the root qdisc is the kernel's default."""
 
     destroys: ClassVar[bool] = False
 
@@ -135,7 +135,7 @@ class CreateRoot(Struct, frozen=True):
 
 
 class RemoveRoot(Struct, frozen=True):
-    """Take the whole tree off the device; the kernel puts its default qdisc back."""
+    """Remove the whole tree from the device. The kernel puts its default qdisc back."""
 
     destroys: ClassVar[bool] = True
 
@@ -144,7 +144,7 @@ class RemoveRoot(Struct, frozen=True):
 
 
 class CreateClass(Struct, frozen=True, gc=False):
-    """Add a class that is not there, and its leaf qdisc if it is a leaf."""
+    """Add a missing class, and its leaf qdisc if it is a leaf."""
 
     spec: ClassSpec
 
@@ -155,7 +155,7 @@ class CreateClass(Struct, frozen=True, gc=False):
 
 
 class ChangeClass(Struct, frozen=True, gc=False):
-    """Change rates or quantum of a class that is there; its counters stay."""
+    """Change rates or quantum of an existing class. Its counters stay."""
 
     spec: ClassSpec
 
@@ -166,14 +166,14 @@ class ChangeClass(Struct, frozen=True, gc=False):
 
 
 class ResetTokens(Struct, frozen=True):
-    """Clear a leaf class's token debt and set its limits, keeping its counters.
+    """Reset the tokens of a leaf class and set its limits. Its counters stay.
 
     HTB keeps a class's token debt, up to 60 s of it, across a change of its ceiling (net/sched/sch_htb.c,
     ``mbuffer``), so a class that was held to a few bit/s would stay silent for up to a minute after its cap is
     lifted. Turning the leaf into an inner class and back resets its tokens (``htb_parent_to_leaf``): change the
     limits, add a child (minor :data:`~slicebw.core.tree.SCRATCH`), delete it, put the leaf qdisc back; one batch.
-    Its queued packets are dropped; packets that arrive within the batch go to default. Of a class that is to be
-    deleted, only that its queue is dropped is wanted.
+    Its queued packets are dropped; packets that arrive within the batch go to default. A class that is about to be
+    deleted is reset for that alone: to drop its queue.
     """
 
     spec: ClassSpec
@@ -185,7 +185,7 @@ class ResetTokens(Struct, frozen=True):
 
 
 class ReplaceLeafQdisc(Struct, frozen=True):
-    """Give a leaf class its own leaf qdisc (again)."""
+    """Give a leaf class its own leaf qdisc, also if it has lost it."""
 
     minor: int
     leaf_major: int
@@ -197,7 +197,7 @@ class ReplaceLeafQdisc(Struct, frozen=True):
 
 
 class DeleteClass(Struct, frozen=True):
-    """Remove a class that nothing is sent to any more."""
+    """Remove a class that gets no traffic any more."""
 
     minor: int
 
@@ -211,17 +211,17 @@ TreeChange = CreateRoot | RemoveRoot | CreateClass | ChangeClass | ResetTokens |
 
 
 class FailedChange(Struct, frozen=True):
-    """A change the kernel refused, and why."""
+    """A change that the kernel refused, and the reason."""
 
     change: TreeChange
     reason: str
 
 
 class NftTable(Struct, frozen=True):
-    """What the nftables table holds, wanted or observed: address -> slice id, and the exempt destinations.
+    """The content of the nftables table, desired or observed: address -> slice id, and the exempt destinations.
 
-    ``intact`` is false where the table is missing or its rules are not ours as we write them: then it is
-    replaced whole, in one transaction. Addresses and networks are canonical texts of either family.
+    ``intact`` is false if the table is missing, or its rules differ from ours. Then it is replaced whole, in one
+    transaction. Addresses and networks are canonical texts of IPv4 or IPv6.
     """
 
     slice_id_by_address: Mapping[str, int] = field(default_factory=dict)
@@ -233,15 +233,15 @@ class NftTable(Struct, frozen=True):
 class ReplaceTable(Struct, frozen=True):
     """Write the whole table in one transaction."""
 
-    wanted: NftTable
+    desired: NftTable
 
     def __str__(self) -> str:
-        addresses, exempt = len(self.wanted.slice_id_by_address), len(self.wanted.exempt_destinations)
+        addresses, exempt = len(self.desired.slice_id_by_address), len(self.desired.exempt_destinations)
         return f"table replace ({addresses} addresses, {exempt} exempt)"
 
 
 class UpdateTable(Struct, frozen=True):
-    """Element changes, in one transaction. An address that moves is in both ``remove`` and ``add``."""
+    """Change elements in one transaction. An address that moves is in both ``remove`` and ``add``."""
 
     remove: tuple[str, ...] = ()
     add: tuple[tuple[str, int], ...] = ()

@@ -1,4 +1,4 @@
-"""What is wanted of a node: slices with their limits, pods, and the node's settings.
+"""What is desired of a node: slices with their limits, pods, and the node's settings.
 
 Units are in the names: ``_bps`` is bit/s, ``_bytes`` is bytes, ``_s`` is whole seconds. All are exact integers.
 """
@@ -28,7 +28,10 @@ class Mode(StrEnum):
 
 
 class SliceKey(Struct, frozen=True, order=True, gc=False, cache_hash=True):
-    """A slice's identity: its SliceBandwidth's namespace and name. It outlives the object's uid on purpose."""
+    """The identity of a slice: namespace and name of its SliceBandwidth.
+
+    The uid is not part of it: a slice that is deleted and made again continues with its usage.
+    """
 
     namespace: str
     name: str
@@ -38,7 +41,7 @@ class SliceKey(Struct, frozen=True, order=True, gc=False, cache_hash=True):
 
 
 class ClassLimits(Struct, frozen=True, gc=False):
-    """Limits of one traffic class of one slice. ``max_rate_bps`` None means the node cap (exempt: the line rate)."""
+    """Limits of one traffic class of one slice. No ``max_rate_bps``: the node cap, for exempt the line rate."""
 
     min_rate_bps: int
     max_rate_bps: int | None
@@ -48,14 +51,14 @@ class ClassLimits(Struct, frozen=True, gc=False):
 
 
 class SliceLimits(Struct, frozen=True, gc=False):
-    """Everything a SliceBandwidth's spec limits, defaults filled in."""
+    """All limits in the spec of a SliceBandwidth, with defaults filled in."""
 
     period_s: int
     standard: ClassLimits
     exempt: ClassLimits
 
     def of(self, traffic_class: TrafficClass) -> ClassLimits:
-        """The limits of one of the two classes."""
+        """Return the limits of one of the two classes."""
         return self.standard if traffic_class is TrafficClass.STANDARD else self.exempt
 
 
@@ -68,7 +71,7 @@ DEFAULT_EXEMPT_BUDGET_BYTES: Final = 32_400_000_000  # 3 Mbit/s for 24 h
 
 
 def percent_of(percent: int, whole: int) -> int:
-    """``percent`` of ``whole``, rounded down."""
+    """Return ``percent`` of ``whole``, rounded down."""
     return whole * percent // 100
 
 
@@ -82,7 +85,7 @@ DEFAULT_LIMITS: Final = SliceLimits(
     standard=_default_class(DEFAULT_STANDARD_BUDGET_BYTES),
     exempt=_default_class(DEFAULT_EXEMPT_BUDGET_BYTES),
 )
-"""What ``spec: {}`` means: PlanetLab's defaults."""
+"""The meaning of ``spec: {}``: PlanetLab's defaults."""
 
 
 class SelectorOperator(StrEnum):
@@ -102,7 +105,7 @@ class Requirement(Struct, frozen=True):
     values: tuple[str, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether labels satisfy it. ``NotIn`` also matches where the key is absent, as in Kubernetes."""
+        """Tell whether labels satisfy it. As in Kubernetes, ``NotIn`` also matches labels without the key."""
         match self.operator:
             case SelectorOperator.IN:
                 return labels.get(self.key) in self.values
@@ -115,17 +118,17 @@ class Requirement(Struct, frozen=True):
 
 
 class Selector(Struct, frozen=True):
-    """A label selector: all requirements must match; none at all matches every pod."""
+    """A label selector. All requirements must match; a selector without requirements matches every pod."""
 
     requirements: tuple[Requirement, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether a pod with these labels is selected."""
+        """Tell whether it selects a pod with these labels."""
         return all(requirement.matches(labels) for requirement in self.requirements)
 
 
 class SliceSpec(Struct, frozen=True):
-    """A SliceBandwidth as read. ``selector`` or ``limits`` is None where it is invalid; ``errors`` then says why."""
+    """A SliceBandwidth as read. An invalid ``selector`` or invalid ``limits`` are None, and ``errors`` says why."""
 
     key: SliceKey
     uid: str
@@ -137,7 +140,7 @@ class SliceSpec(Struct, frozen=True):
 
 
 class Pod(Struct, frozen=True):
-    """What slicebw needs to know of a pod. ``addresses`` are canonical texts of IPv4 and IPv6 addresses."""
+    """The part of a pod that slicebw needs. ``addresses`` are canonical texts of IPv4 and IPv6 addresses."""
 
     namespace: str
     name: str
@@ -146,7 +149,7 @@ class Pod(Struct, frozen=True):
     addresses: tuple[str, ...]
     host_network: bool
     finished: bool
-    """Succeeded or Failed: it sends nothing more, and its addresses may be reused."""
+    """Succeeded or Failed: it sends no more, and its addresses may be reused."""
     created_s: int
     deleting: bool = False
 
@@ -162,9 +165,9 @@ def _pick(own: _T | None, other: _T | None) -> _T | None:
 
 
 class NodeSpec(Struct, frozen=True):
-    """One NodeBandwidth's spec as read; None is a field not given. ``errors`` names invalid fields, left out.
+    """The spec of one NodeBandwidth as read. Fields not given or invalid are None; ``errors`` names the latter.
 
-    ``wrong`` are the names of the attributes that are None because what was given is invalid.
+    ``wrong`` holds the names of the attributes that are None because the value given is invalid.
     """
 
     device: str | None = None
@@ -178,7 +181,7 @@ class NodeSpec(Struct, frozen=True):
     wrong: tuple[str, ...] = ()
 
     def over(self, default: "NodeSpec") -> "NodeSpec":
-        """The spec laid over the ``default`` one, field by field."""
+        """Return this spec with fields from ``default`` where it has none."""
         return NodeSpec(
             device=_pick(self.device, default.device),
             cap_bps=_pick(self.cap_bps, default.cap_bps),
@@ -192,16 +195,15 @@ class NodeSpec(Struct, frozen=True):
         )
 
     def with_last_good(self, before: "NodeSpec") -> "NodeSpec":
-        """Where what is given is wrong, what held ``before`` holds on: a slip in the cap must not free the node."""
+        """Return this spec with the last good values of its wrong fields: a typing error must not lift the cap."""
         kept = {name: getattr(before, name) for name in self.wrong if getattr(before, name) is not None}
         return replace(self, **kept) if kept else self
 
 
 class DesiredState(Struct, frozen=True):
-    """All that a feed knows at one moment. ``node`` is the node's own spec laid over the default one.
+    """Everything that a feed knows at one moment. ``node`` is the node's own spec, completed from the default one.
 
-    ``synced`` is true once a first complete list of slices, pods and node settings has been seen; nothing
-    is deleted before that.
+    ``synced`` is true after the first complete list of slices, pods and node settings. Nothing is deleted before.
     """
 
     slices: tuple[SliceSpec, ...] = ()
@@ -211,7 +213,7 @@ class DesiredState(Struct, frozen=True):
 
 
 DEFAULT_LINE_RATE_BPS: Final = 10_000_000_000
-"""Where neither NodeBandwidth nor the device says what the uplink can carry."""
+"""The line rate if neither NodeBandwidth nor the device gives one."""
 
 DEFAULT_MIN_RATE_SHARE_PERCENT: Final = 25
 
@@ -227,7 +229,7 @@ class NodeSettings(Struct, frozen=True):
 
 
 def settle(spec: NodeSpec, device_rate_bps: int | None) -> NodeSettings:
-    """Fill in what a NodeBandwidth leaves open: line rate from the device, cap from the line rate."""
+    """Complete the settings of a node: the line rate comes from the device, the cap from the line rate."""
     line_rate_bps = spec.line_rate_bps or device_rate_bps or DEFAULT_LINE_RATE_BPS
     share = spec.min_rate_share_percent
     return NodeSettings(
@@ -240,7 +242,7 @@ def settle(spec: NodeSpec, device_rate_bps: int | None) -> NodeSettings:
 
 
 def collapse(networks: Iterable[str]) -> frozenset[str]:
-    """The same destinations as the fewest networks: overlapping ones are merged, as an interval set holds them."""
+    """Merge overlapping and adjacent networks, as nftables' interval sets hold them."""
     v4: list[IPv4Network] = []
     v6: list[IPv6Network] = []
     for network in map(ip_network, networks):

@@ -1,28 +1,28 @@
-"""The two error words that cross layers: wait and try again, or somebody has to do something."""
+"""The error tree. Errors that cross layers say one of two things: try again, or a person has to act."""
 
 
 class SlicebwError(Exception):
-    """The root of every error slicebw raises on purpose. Its text is one line that says what to do."""
+    """The root of all errors that slicebw raises on purpose. Its text is one line that says what to do."""
 
 
 class KernelError(SlicebwError):
-    """The kernel, or nft, refused or could not be reached: tried again on the next pass."""
+    """The kernel or nft refused, or could not be reached. The next pass tries again."""
 
 
 class UplinkError(KernelError):
-    """There is no uplink, or not the one named."""
+    """There is no uplink, or not the one that is named."""
 
 
 class SaveError(SlicebwError):
-    """A checkpoint could not be written; what was there before is untouched."""
+    """A checkpoint could not be written. The file that was there before is unchanged."""
 
 
 class UsageError(SlicebwError):
-    """What was asked for cannot be done as asked; waiting does not help."""
+    """The request cannot be carried out as it is. Waiting does not help."""
 
 
 class TryLater(SlicebwError):  # noqa: N818 - a state more than an error
-    """It does not work now, but may work later.
+    """The write does not work now, but may work later.
 
     ``retry_s``: the same must not be tried before; others may be. ``pause_s``: nothing must be tried before, because
     the other side is away or busy.

@@ -13,7 +13,7 @@ from slicebw.core.text import bytes_text, rate_text, time_text
 def capped_event(
     account: SliceAccount, traffic_class: TrafficClass, cap_bps: int, mode: Mode, now_s: int
 ) -> PendingEvent:
-    """A class has crossed its threshold and is slowed to what is left (in Monitor mode: would be)."""
+    """Return BandwidthCapped: a class crossed its threshold and is slowed (in Monitor mode: would be)."""
     limits = account.limits.of(traffic_class)
     used_bytes = account.of(traffic_class).used_bytes
     verb = "Slowed" if mode is Mode.ENFORCE else "Would have slowed (mode Monitor)"
@@ -28,7 +28,7 @@ def capped_event(
 def restored_event(
     account: SliceAccount, traffic_class: TrafficClass, rate_bps: int, why: str, now_s: int
 ) -> PendingEvent:
-    """A cap has been lifted. ``account`` is as it was before, so that the Event names the period that was capped."""
+    """Return BandwidthRestored. ``account`` is the one before the cap was lifted: the Event names that period."""
     limits = account.limits.of(traffic_class)
     used_bytes = account.of(traffic_class).used_bytes
     message = (
@@ -67,7 +67,7 @@ def period_end_events(before: SliceAccount, settings: NodeSettings, now_s: int) 
 
 
 def unplaced_event(spec: SliceSpec, most: int, now_s: int) -> PendingEvent:
-    """There is no slice id left on the node."""
+    """Return BandwidthRefused: no slice id is left on the node."""
     message = (
         f"Slice {spec.key} has no class of its own: this node already has {most} slices, the most it can hold; "
         "its traffic counts as default"
@@ -78,19 +78,19 @@ def unplaced_event(spec: SliceSpec, most: int, now_s: int) -> PendingEvent:
 
 
 def invalid_event(spec: SliceSpec, now_s: int) -> PendingEvent:
-    """A spec that got past the API server is wrong; what held before holds on."""
+    """Return InvalidSpec: the API server let a wrong spec through; the last good limits stay in force."""
     message = f"Slice {spec.key} keeps its last good limits (or the defaults): {'; '.join(spec.errors)}"
     identity = f"{Reason.INVALID}/{spec.key}/{spec.uid}/{spec.generation}"
     return PendingEvent(identity, spec.key, spec.uid, Reason.INVALID, True, message, now_s)
 
 
 def node_event(reason: Reason, message: str, now_s: int) -> PendingEvent:
-    """Something about the node itself."""
+    """Return a warning about the node itself."""
     return PendingEvent(f"{reason}/{now_s}", None, "", reason, True, message, now_s)
 
 
 def mode_event(device: str, before: Mode, mode: Mode, now_s: int) -> PendingEvent:
-    """Somebody has set the node to another mode. A person wanted it so: no warning."""
+    """Return ModeChanged. It is no warning: a person has set the mode."""
     now = {
         Mode.ENFORCE: f"slices on {device} are held to their limits",
         Mode.MONITOR: f"traffic on {device} is counted and nothing is limited",

@@ -1,4 +1,4 @@
-"""The node-local account of every slice: who has which slice id, since when, and how much of which budget is used.
+"""What is remembered on a node: the account of every slice, the Events that are pending, and the state of the node.
 
 A ledger is a value. :mod:`slicebw.core.accounting` folds kernel counters into it, and
 :mod:`slicebw.core.node_pass` decides on it.
@@ -15,7 +15,7 @@ from slicebw.core.desired import Mode, SliceKey, SliceLimits, TrafficClass
 
 
 class Reason(StrEnum):
-    """Reasons of the Events that slicebw emits."""
+    """The reasons of the Events that slicebw emits."""
 
     CAPPED = "BandwidthCapped"
     RESTORED = "BandwidthRestored"
@@ -28,7 +28,7 @@ class Reason(StrEnum):
 
 
 class PendingEvent(Struct, frozen=True, gc=False):
-    """An Event to emit exactly once. ``id`` is the same however often it is sent; ``key`` None: about the node."""
+    """An Event to emit exactly once. Its ``id`` is the same when it is sent again; without ``key`` it is the node's."""
 
     id: str
     key: SliceKey | None
@@ -40,12 +40,12 @@ class PendingEvent(Struct, frozen=True, gc=False):
 
 
 class ClassAccount(Struct, frozen=True, gc=False):
-    """One class of one slice. ``total_bytes`` never goes down while the ledger knows the slice."""
+    """The account of one class of one slice. ``total_bytes`` never decreases while the ledger knows the slice."""
 
     used_bytes: int = 0
     total_bytes: int = 0
     counter_bytes: int = 0
-    """The kernel class's counter when it was last read; 0 while there is no such class."""
+    """The counter of the kernel's class at the last reading; 0 while there is no such class."""
     capped_since_s: int | None = None
     notified_capped: bool = False
     """A BandwidthCapped Event was made in this period already."""
@@ -53,9 +53,9 @@ class ClassAccount(Struct, frozen=True, gc=False):
 
 
 class SliceAccount(Struct, frozen=True, gc=False):
-    """One slice on this node. ``limits`` are its last good ones; ``live`` is false once it has left the node.
+    """The account of one slice on this node. ``limits`` are the last good ones; ``live``: it is on the node.
 
-    ``slice_id`` is 0 for one that is only remembered: it has had no class since the ledger was rebuilt.
+    ``slice_id`` is 0 for a slice that is only remembered: it has no class, and another slice may have its id.
     """
 
     key: SliceKey
@@ -72,37 +72,37 @@ class SliceAccount(Struct, frozen=True, gc=False):
 
     @property
     def period_end_s(self) -> int:
-        """When the running period ends, in wall clock seconds."""
+        """The end of the running period, in seconds of the wall clock."""
         return self.period_start_s + self.limits.period_s
 
     def of(self, traffic_class: TrafficClass) -> ClassAccount:
-        """The account of one of the two classes."""
+        """Return the account of one of the two classes."""
         return self.standard if traffic_class is TrafficClass.STANDARD else self.exempt
 
     def with_class(self, traffic_class: TrafficClass, account: ClassAccount) -> "SliceAccount":
-        """The same slice with one class's account replaced."""
+        """Return the slice with another account of one class."""
         if traffic_class is TrafficClass.STANDARD:
             return replace(self, standard=account)
         return replace(self, exempt=account)
 
 
 class Ledger(Struct, frozen=True):
-    """All accounts of a node. ``read_at`` is when the last dump folded in was made, ``device`` whose it was."""
+    """All accounts of a node. The last dump folded in was made at ``read_at``, on ``device``."""
 
     slices: Mapping[SliceKey, SliceAccount] = field(default_factory=dict)
     node_totals: Mapping[int, ClassAccount] = field(default_factory=dict)
-    """Root's and default's classes by minor: only ``total_bytes`` and ``counter_bytes`` are used."""
+    """The host's and default's classes by minor. Only ``total_bytes`` and ``counter_bytes`` are used."""
     last_slice_id: int = 0
-    """The id given last; the search for a free one starts behind it, so that freed ids are reused last."""
+    """The id given out last. The search for a free id starts after it, so that freed ids are given out last."""
     read_at: Instant | None = None
     device: str = ""
     had_tree: bool = False
-    """Whether our tree was on the device, or was about to be put there, at the last pass."""
+    """Whether our tree was on the device at the last pass, or was about to be put there."""
     pending_events: tuple[PendingEvent, ...] = ()
-    """Events that are not known to be delivered yet."""
+    """Events whose delivery is not confirmed yet."""
     rebuilding: bool = False
-    """Begun without a ledger to go on: what this node reported before is taken up once it is known."""
+    """The ledger was lost. It is restored from this node's previous reports as soon as they are known."""
     unplaced: frozenset[SliceKey] = frozenset()
-    """Slices for which there was no slice id left, and whose owners were told so."""
+    """Slices for which no id was left. Their owners have been told."""
     mode: Mode | None = None
-    """What the node was in at the last pass; None before the first one."""
+    """The mode of the node at the last pass; None before the first one."""

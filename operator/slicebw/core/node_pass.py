@@ -560,8 +560,8 @@ def _drained(given: PassInput, before: Ledger, unwanted: Collection[int]) -> tup
         if not account.live
         for traffic_class in TrafficClass
     }
-    empty = frozenset(minor for minor, seen in free.items() if seen.backlog_bytes == 0)
-    stuck = frozenset(minor for minor, seen in free.items() if last.get(minor) == seen.sent_bytes)
+    empty = frozenset(minor for minor, observed in free.items() if observed.backlog_bytes == 0)
+    stuck = frozenset(minor for minor, observed in free.items() if last.get(minor) == observed.sent_bytes)
     return empty, stuck - empty
 
 

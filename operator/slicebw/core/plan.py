@@ -35,11 +35,11 @@ from slicebw.core.desired import NodeSettings, TrafficClass
 from slicebw.core.policy import Rates, ceiling_bps, class_cap_bps
 
 DEBT_RATE_BPS: Final = 1_000_000
-"""Below this rate a class can be in token debt for longer than half a second (one 64 KiB GSO packet)."""
+"""Below this rate one 64 KiB GSO packet puts a class into token debt for more than half a second."""
 
 
 def frame(settings: NodeSettings) -> dict[int, ClassSpec]:
-    """The classes that are always there: top, standard, exempt, and the host's and default's leaves."""
+    """Return the classes that always exist: top, standard, exempt, and the leaves of host and default."""
     line_bps = kernel_rate(settings.line_rate_bps)
     classes = {TOP: ClassSpec(TOP, 0, line_bps, line_bps)}
     for traffic_class, parent in PARENTS.items():
@@ -54,7 +54,7 @@ def frame(settings: NodeSettings) -> dict[int, ClassSpec]:
 
 
 def leaf_class(traffic_class: TrafficClass, slice_id: int, rates: Rates, share: int) -> ClassSpec:
-    """One leaf. Its quantum is its weight for spare bandwidth (PlanetLab: share * 1600)."""
+    """Return one leaf. Its quantum is its weight for spare bandwidth (PlanetLab: share * 1600)."""
     minor = leaf(traffic_class, slice_id)
     quantum = share * QUANTUM_PER_SHARE_BYTES
     return ClassSpec(minor, PARENTS[traffic_class], rates.min_bps, rates.max_bps, quantum, leaf_major=minor)
@@ -80,78 +80,79 @@ def overcommitment(settings: NodeSettings, desired: Mapping[int, ClassSpec]) -> 
 
 
 def plan_tree(
-    wanted: Mapping[int, ClassSpec] | None,
+    desired: Mapping[int, ClassSpec] | None,
     observed: ObservedTree,
     quiet: Collection[int],
     stuck: Collection[int] = (),
     planned: Iterable[TreeChange] | None = None,
 ) -> tuple[TreeChange, ...]:
-    """Return the changes that bring the device's tree to ``wanted``, parents before children; None: no tree at all.
+    """Return the changes that bring the device's tree to ``desired``, parents before children.
 
     Args:
-        wanted: every class by minor.
+        desired: every class by minor; None: no tree at all.
         observed: one complete dump.
         quiet: minors of classes with an empty queue that nothing is sent to any more; unwanted ones are deleted.
         stuck: the same with a queue that does not move; that of an unwanted one is dropped. Others are left to drain.
-        planned: the changes of the wanted classes, where they are known already.
+        planned: the changes of the desired classes, if they are known already.
     """
     if observed.root is RootQdisc.FOREIGN:
         return ()
-    if wanted is None:
+    if desired is None:
         return (RemoveRoot(),) if observed.root is RootQdisc.OURS else ()
     ours = observed.root is RootQdisc.OURS
     classes = observed.classes if ours else {}
     if planned is None:
-        planned = (change for minor, spec in wanted.items() for change in plan_class(spec, classes.get(minor)))
+        planned = (change for minor, spec in desired.items() for change in plan_class(spec, classes.get(minor)))
     changes: list[TreeChange] = [] if ours else [CreateRoot()]
     changes.extend(sorted(planned, key=_minor))
-    changes.extend(_emptied(classes[minor]) for minor in sorted(stuck) if minor not in wanted)
-    changes.extend(DeleteClass(minor) for minor in _removable(wanted, classes, quiet))
+    changes.extend(_emptied(classes[minor]) for minor in sorted(stuck) if minor not in desired)
+    changes.extend(DeleteClass(minor) for minor in _removable(desired, classes, quiet))
     return tuple(changes)
 
 
-def plan_class(spec: ClassSpec, seen: ObservedClass | None) -> Iterable[TreeChange]:
+def plan_class(spec: ClassSpec, observed: ObservedClass | None) -> Iterable[TreeChange]:
     """Yield the changes that bring one class to ``spec``; nothing if it is so already."""
-    if seen is None:
+    if observed is None:
         yield CreateClass(spec)
-    elif seen.parent != spec.parent:
-        # HTB cannot move a class; it is made again in the right place on the next pass.
+    elif observed.parent != spec.parent:
+        # HTB cannot move a class: the next pass makes it again under its parent.
         yield DeleteClass(spec.minor)
-    elif not matches(spec, seen):
-        yield ResetTokens(spec) if _may_be_in_debt(spec, seen) else ChangeClass(spec)
-        if seen.leaf_major != spec.leaf_major:
+    elif not matches(spec, observed):
+        yield ResetTokens(spec) if _may_be_in_debt(spec, observed) else ChangeClass(spec)
+        if observed.leaf_major != spec.leaf_major:
             yield ReplaceLeafQdisc(spec.minor, spec.leaf_major)
-    elif seen.leaf_major != spec.leaf_major:
+    elif observed.leaf_major != spec.leaf_major:
         yield ReplaceLeafQdisc(spec.minor, spec.leaf_major)
 
 
-def _emptied(seen: ObservedClass) -> TreeChange:
-    """Drop a class's queue: it sends nothing more then, so that its counter stands and the next pass can delete it."""
-    return ResetTokens(ClassSpec(seen.minor, seen.parent, seen.rate_bps, seen.ceil_bps, seen.quantum_bytes, seen.minor))
+def _emptied(observed: ObservedClass) -> TreeChange:
+    """Drop the queue of a class. Then it sends no more, its counter stands, and the next pass can delete it."""
+    rates = observed.rate_bps, observed.ceil_bps, observed.quantum_bytes
+    return ResetTokens(ClassSpec(observed.minor, observed.parent, *rates, leaf_major=observed.minor))
 
 
-def matches(spec: ClassSpec, seen: ObservedClass) -> bool:
-    """Whether a class has the rates and the quantum wanted. HTB ignores the quantum of inner classes."""
-    same_rates = (seen.rate_bps, seen.ceil_bps) == (spec.rate_bps, spec.ceil_bps)
-    return same_rates and (spec.quantum_bytes in (0, seen.quantum_bytes))
+def matches(spec: ClassSpec, observed: ObservedClass) -> bool:
+    """Tell whether a class has the desired rates and quantum. HTB ignores the quantum of inner classes."""
+    same_rates = (observed.rate_bps, observed.ceil_bps) == (spec.rate_bps, spec.ceil_bps)
+    return same_rates and (spec.quantum_bytes in (0, observed.quantum_bytes))
 
 
-def _may_be_in_debt(spec: ClassSpec, seen: ObservedClass) -> bool:
-    """Whether a leaf's rate or ceiling at least doubles from one so low that it may owe the kernel many seconds."""
+def _may_be_in_debt(spec: ClassSpec, observed: ObservedClass) -> bool:
+    """Tell whether a leaf's rate or ceiling at least doubles from one so low that its debt may last many seconds."""
     if not spec.leaf_major:
         return False
-    raised = ((seen.ceil_bps, spec.ceil_bps), (seen.rate_bps, spec.rate_bps))
+    raised = ((observed.ceil_bps, spec.ceil_bps), (observed.rate_bps, spec.rate_bps))
     return any(old_bps < DEBT_RATE_BPS and new_bps >= 2 * old_bps for old_bps, new_bps in raised)
 
 
 def _removable(
-    wanted: Mapping[int, ClassSpec], classes: Mapping[int, ObservedClass], quiet: Collection[int]
+    desired: Mapping[int, ClassSpec], classes: Mapping[int, ObservedClass], quiet: Collection[int]
 ) -> list[int]:
-    """Unwanted, quiet classes without children; a parent follows on the pass after its last child has gone."""
-    unwanted = [minor for minor in quiet if minor in classes and minor not in wanted]
+    """Return the unwanted, quiet classes without children. A parent follows in the pass after its last child."""
+    unwanted = [minor for minor in quiet if minor in classes and minor not in desired]
     if not unwanted:
         return []
-    parents = {seen.parent for seen in classes.values()}
+    parents = {observed.parent for observed in classes.values()}
     return sorted(minor for minor in unwanted if minor not in parents)
 
 
@@ -160,7 +161,7 @@ def _minor(change: TreeChange) -> int:
 
 
 def minor_of(change: TreeChange) -> int | None:
-    """The class that a change is about; None: the whole tree."""
+    """Return the minor of the class that a change is about, or None for the whole tree."""
     match change:
         case CreateRoot() | RemoveRoot():
             return None
@@ -171,21 +172,21 @@ def minor_of(change: TreeChange) -> int | None:
 
 
 def drift_repairs(
-    changes: Iterable[TreeChange], wanted: Mapping[int, ClassSpec] | None, before: Mapping[int, ClassSpec] | None
+    changes: Iterable[TreeChange], desired: Mapping[int, ClassSpec] | None, before: Mapping[int, ClassSpec] | None
 ) -> tuple[TreeChange, ...]:
-    """Those of the changes that are due though the same was ``wanted`` ``before``, and held then."""
+    """Return the changes that repair drift: the same was desired ``before``, and it held then."""
 
     def is_repair(change: TreeChange) -> bool:
         minor = minor_of(change)
         if minor is None:
             return (before is not None) == isinstance(change, CreateRoot)
-        return wanted is not None and before is not None and minor in wanted and wanted[minor] == before.get(minor)
+        return desired is not None and before is not None and minor in desired and desired[minor] == before.get(minor)
 
     return tuple(change for change in changes if is_repair(change))
 
 
 def unmet(changes: Iterable[TreeChange], observed: ObservedTree) -> tuple[TreeChange, ...]:
-    """Those of the changes that a dump made after them does not show."""
+    """Return the changes that a dump made after them does not show."""
     return tuple(change for change in changes if not _is_met(change, observed))
 
 
@@ -198,32 +199,32 @@ def _is_met(change: TreeChange, observed: ObservedTree) -> bool:
         case DeleteClass(minor=minor):
             return minor not in observed.classes
         case ReplaceLeafQdisc(minor=minor, leaf_major=leaf_major):
-            seen = observed.classes.get(minor)
-            return seen is not None and seen.leaf_major == leaf_major
+            found = observed.classes.get(minor)
+            return found is not None and found.leaf_major == leaf_major
         case CreateClass(spec=spec) | ChangeClass(spec=spec) | ResetTokens(spec=spec):
-            seen = observed.classes.get(spec.minor)
-            return seen is not None and matches(spec, seen) and seen.leaf_major == spec.leaf_major
+            found = observed.classes.get(spec.minor)
+            return found is not None and matches(spec, found) and found.leaf_major == spec.leaf_major
 
 
-def plan_table(wanted: NftTable | None, observed: NftTable) -> TableChange | None:
-    """The one transaction that brings the nftables table to ``wanted``; None wanted: no table at all."""
-    if wanted is None:
+def plan_table(desired: NftTable | None, observed: NftTable) -> TableChange | None:
+    """Return the one transaction that brings the nftables table to ``desired``; None: no table."""
+    if desired is None:
         return RemoveTable() if observed.present else None
     if not observed.intact:
-        return ReplaceTable(wanted)
+        return ReplaceTable(desired)
     if (
-        wanted.slice_id_by_address == observed.slice_id_by_address
-        and wanted.exempt_destinations == observed.exempt_destinations
+        desired.slice_id_by_address == observed.slice_id_by_address
+        and desired.exempt_destinations == observed.exempt_destinations
     ):
-        return None  # almost always; comparing whole dictionaries is twenty times as fast as looking for what differs
+        return None  # almost always, and comparing whole dictionaries is twenty times as fast as finding differences
     # Comparing views is several times as fast as looking up each of thousands of addresses.
-    differ = {address for address, _ in wanted.slice_id_by_address.items() ^ observed.slice_id_by_address.items()}
+    differ = {address for address, _ in desired.slice_id_by_address.items() ^ observed.slice_id_by_address.items()}
     remove = sorted(differ & observed.slice_id_by_address.keys())
     add = sorted(
-        (address, wanted.slice_id_by_address[address]) for address in differ & wanted.slice_id_by_address.keys()
+        (address, desired.slice_id_by_address[address]) for address in differ & desired.slice_id_by_address.keys()
     )
-    exempt_remove = sorted(observed.exempt_destinations - wanted.exempt_destinations)
-    exempt_add = sorted(wanted.exempt_destinations - observed.exempt_destinations)
+    exempt_remove = sorted(observed.exempt_destinations - desired.exempt_destinations)
+    exempt_add = sorted(desired.exempt_destinations - observed.exempt_destinations)
     if not (remove or add or exempt_remove or exempt_add):
         return None
     return UpdateTable(tuple(remove), tuple(add), tuple(exempt_remove), tuple(exempt_add))

@@ -21,7 +21,7 @@ from slicebw.core.membership import Membership, PodProblem
 
 
 class ClassUsage(Struct, frozen=True, gc=False):
-    """One class of one slice on one node: ``rate_bps`` is the ceiling in force, ``percent`` is of the budget."""
+    """The usage of one class of one slice on one node. ``rate_bps`` is the ceiling in force, 0 if there is none."""
 
     used_bytes: int
     budget_bytes: int
@@ -30,28 +30,28 @@ class ClassUsage(Struct, frozen=True, gc=False):
     capped: bool
     capped_since_s: int | None
     counter_bytes: int = 0
-    """The kernel's counter that ``used_bytes`` includes, so that a lost ledger can be rebuilt exactly."""
+    """The kernel's counter at that time: with it a lost ledger is restored to the byte."""
 
 
 class UsageReport(Struct, frozen=True, gc=False):
-    """The BandwidthUsage of one slice on this node. ``slice_id`` 0: the slice has no class here (any more)."""
+    """The BandwidthUsage of one slice on this node. ``slice_id`` is 0 if the slice has no class here."""
 
     key: SliceKey
     slice_id: int
     generation: int
-    """Of the SliceBandwidth whose limits are in force here; 0 once it is deleted."""
+    """The generation whose limits are in force here; 0 after the SliceBandwidth is deleted."""
     period_start_s: int
     period_end_s: int
     standard: ClassUsage
     exempt: ClassUsage
     problems: tuple[PodProblem, ...] = ()
     errors: tuple[str, ...] = ()
-    """What is wrong with the spec; the last good limits are in force."""
+    """The errors in the spec. While there are any, the last good limits are in force."""
     not_enforced_reason: str = ""
-    """Why this node does not hold the slice to its limits; empty where it does."""
+    """The reason why this node does not enforce the limits; empty if it does."""
 
     def of(self, traffic_class: TrafficClass) -> ClassUsage:
-        """The usage of one of the two classes."""
+        """Return the usage of one of the two classes."""
         return self.standard if traffic_class is TrafficClass.STANDARD else self.exempt
 
 
@@ -67,9 +67,9 @@ class NodeReport(Struct, frozen=True):
     host_bytes: int
     default_bytes: int
     foreign_qdisc: str | None
-    """The kind of the classful qdisc that is in our way, or None."""
+    """The kind of another program's root qdisc, or None."""
     overcommitted: str | None
-    """What the guarantees add up to where that is more than the node can give, or None."""
+    """The sum of all guarantees in words, if it is more than the node can give; else None."""
     ready: bool
     message: str
     generation: int = 0
@@ -100,7 +100,7 @@ ReportWrite = UsageWrite | UsageRemoval | NodeWrite | PendingEvent
 
 
 def object_of(write: ReportWrite) -> SliceKey | str:
-    """Which object a write is about: of two writes with the same answer, only the later one matters."""
+    """Return the object that a write is about. Of two writes to one object only the later one matters."""
     match write:
         case UsageWrite():
             return write.report.key
@@ -116,7 +116,7 @@ NO_ID_LEFT: Final = f"the node has {MAX_SLICES} slices already, the most it can 
 
 
 def not_enforced_reason(observed: ObservedTree, mode: Mode) -> str:
-    """Why a node holds no slice to its limits; empty where it does."""
+    """Return the reason why a node enforces no limits; empty if it does."""
     if observed.root is RootQdisc.FOREIGN and mode is not Mode.DISABLED:
         blame = f"{observed.device} has a {observed.root_kind} qdisc that is not slicebw's"
         return f"{blame}: remove it, or name another device"
@@ -130,7 +130,7 @@ def usage_report(
     usages: tuple[ClassUsage, ClassUsage] | None,
     not_enforced_reason: str,
 ) -> UsageReport:
-    """Report one account. ``usages`` is None for one that is kept until its period ends: nothing is in force for it."""
+    """Report one account. ``usages`` is None for a slice that has left the node: nothing is in force for it."""
     if usages is None:
         standard = class_usage(account.standard, account.limits.standard, 0, capped=False)
         exempt = class_usage(account.exempt, account.limits.exempt, 0, capped=False)
@@ -151,7 +151,7 @@ def usage_report(
 
 
 def class_usage(account: ClassAccount, limits: ClassLimits, rate_bps: int, *, capped: bool) -> ClassUsage:
-    """Report one class. ``rate_bps`` is the ceiling in force, 0 where none is."""
+    """Report one class. ``rate_bps`` is the ceiling in force, 0 if there is none."""
     return ClassUsage(
         used_bytes=account.used_bytes,
         budget_bytes=limits.budget_bytes,
@@ -169,7 +169,7 @@ def reports_without_class(
     accounts: Collection[SliceKey],
     unplaced: Collection[SliceKey],
 ) -> tuple[UsageReport, ...]:
-    """Report every slice without an account that gets a pod denied here, or an id."""
+    """Report every slice without an account that was denied a pod or an id here."""
     denied = {*membership.problems, *unplaced}.difference(accounts)
     return tuple(
         _without_class(specs[key], membership.problems.get(key, ()), NO_ID_LEFT if key in unplaced else "")
@@ -178,7 +178,7 @@ def reports_without_class(
 
 
 def _without_class(spec: SliceSpec, problems: tuple[PodProblem, ...], not_enforced_reason: str) -> UsageReport:
-    """A slice that has no class here and never had: reported only for what stands in its way."""
+    """Report a slice that never had a class here, with the problems that kept it from one."""
     limits = spec.limits or DEFAULT_LIMITS
 
     def nothing(traffic_class: TrafficClass) -> ClassUsage:

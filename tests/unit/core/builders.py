@@ -133,8 +133,8 @@ def applied(table: NftTable, change: TableChange | None) -> NftTable:
     match change:
         case None:
             return table
-        case ReplaceTable(wanted=wanted):
-            return wanted
+        case ReplaceTable(desired=desired):
+            return desired
         case RemoveTable():
             return NftTable(intact=False, present=False)
         case UpdateTable():
