@@ -136,7 +136,7 @@ class _Joined(Struct, frozen=True):
     outcomes: list[SliceOutcome | None]
     """The last ones, in the order of the accounts."""
     goes_on: bool
-    """Whether all accounts but the newcomers' are those that the last pass left, and all slices have an id."""
+    """Whether all accounts but the newcomers' are those that the last pass left, and no slice waited for an id."""
     events: tuple[PendingEvent, ...]
     """About slices that got no id."""
 
@@ -305,7 +305,7 @@ def _join(given: PassInput, ledger: Ledger, classes: Mapping[int, ObservedClass]
         without_class=reports_without_class(members.specs, members.membership, accounts, placed.unplaced),
     )
     ledger = replace(ledger, slices=accounts, last_slice_id=placed.last_slice_id, unplaced=placed.unplaced)
-    return _Joined(roster, ledger, outcomes, goes_on and not placed.unplaced, placed.events)
+    return _Joined(roster, ledger, outcomes, goes_on, placed.events)
 
 
 def _minors(traffic_class: TrafficClass, accounts: Mapping[SliceKey, SliceAccount]) -> list[int]:
@@ -578,7 +578,7 @@ def _table(
         slices = {} if synced else dict(given.table.slice_id_by_address)
         slices.update((address, ids[key]) for address, key in addresses.items() if key in ids)
         return NftTable(slices, node.settings.exempt_destinations)
-    # A slice comes, goes, or gets an id together with its addresses, so only addresses that moved can be mapped anew.
+    # A slice comes or goes together with its addresses, so only addresses that moved can be mapped to another id.
     before = last.memory.roster.members.membership.addresses
     moved = set() if addresses is before else addresses.items() ^ before.items()
     if not moved:
@@ -586,10 +586,11 @@ def _table(
     slices = dict(last.table.slice_id_by_address)
     for address, _ in moved:
         key = addresses.get(address)
-        if key is None:
+        account = None if key is None else total.accounts.get(key)
+        if account is None or not account.live:  # nobody's, or of a slice for which no id is left
             slices.pop(address, None)
         else:
-            slices[address] = total.accounts[key].slice_id
+            slices[address] = account.slice_id
     return NftTable(slices, node.settings.exempt_destinations)
 
 
