@@ -38,13 +38,13 @@ _READY_S: Final = 10.0
 _GATEWAY: Final = ("169.254.1.1", "fe80::1")
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = _READY_S) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = _READY_S, every_s: float = 0.005) -> None:
     """Poll until a condition holds. Raises TimeoutError, which says what was waited for."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s until {what}")
-        time.sleep(0.005)
+        time.sleep(every_s)
 
 
 def _setns(descriptor: int) -> None:
