@@ -348,25 +348,26 @@ class ControlPlane:
 
     def _bring_up(self, lock: Lock) -> None:
         """Start what does not run and wait until all of it is ready. Raises _PortTakenError if a port was."""
-        etcd, apiserver = self.service("etcd"), self.service("apiserver")
         for name in self.components:
             service = self.service(name)
-            if service.runs():
-                continue
-            step(f"starting {name} (log: {service.log_file})")
-            self._launched.append(service)
-            service.launch(self._command(name), lock)
+            if not service.runs():
+                step(f"starting {name} (log: {service.log_file})")
+                self._launched.append(service)
+                service.launch(self._command(name), lock)
             if name == "etcd" and not wait_until(self._etcd_listens_or_is_dead, "etcd to listen", 30):
-                etcd.give_up(f"does not listen on {self.url('etcd')}")
-        if not wait_until(self._ready_or_dead, "the API server to be ready", 90):
-            apiserver.give_up("did not become ready in time")
-        for name in self.components:
-            service = self.service(name)
-            if service.runs():
-                continue
-            if "address already in use" in service.log_file.read_text(errors="replace"):
-                raise _PortTakenError(f"port {self._ports()[name]}, meant for {name}, is in use by another program")
-            service.give_up("ended")
+                service.give_up(f"does not listen on {self.url('etcd')}")
+            # Before the next ones start: the controller manager gives up where it waits for more than ten seconds.
+            if name == "apiserver" and not wait_until(self._ready_or_dead, "the API server to be ready", 90):
+                service.give_up("did not become ready in time")
+            self._require_alive(service)
+
+    def _require_alive(self, service: Service) -> None:
+        if service.runs():
+            return
+        if "address already in use" in service.log_file.read_text(errors="replace"):
+            port = self._ports()[service.name]
+            raise _PortTakenError(f"port {port}, meant for {service.name}, is in use by another program")
+        service.give_up("ended")
 
     def _etcd_listens_or_is_dead(self) -> bool:
         return _listens(_LOCALHOST, self._ports()["etcd"]) or not self.service("etcd").runs()
