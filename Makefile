@@ -45,11 +45,9 @@ test-image: $(READY) ## the container image, run by a real runtime with what the
 	@hack/packages test-image
 	@$(PYTEST) tests/image
 
-test-cluster: $(READY) ## a whole cluster with two nodes, and slicebw in it as people install it (root)
-	@hack/packages test
-	@hack/cluster prepare
-	@hack/cluster-images workload >/dev/null
-	@hack/image >/dev/null
+test-cluster: $(READY) ## slicebw installed on a whole cluster: hack/cluster's (root), or CLUSTER_KUBECONFIG=FILE CLUSTER_IMAGE=NAME
+	@[ -n "$$CLUSTER_KUBECONFIG" ] || { hack/packages test && hack/cluster prepare && \
+	  hack/cluster-images workload >/dev/null && hack/image >/dev/null; }
 	@$(PYTEST) tests/cluster
 
 test-bench: $(READY) ## every benchmark, only to see that it works (root)

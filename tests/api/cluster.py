@@ -40,36 +40,31 @@ def throughout(look: Callable[[], object], for_s: float, every_s: float = 0.02) 
         time.sleep(every_s)
 
 
-class Cluster:
-    """One control plane in a folder of its own (hack/control-plane), and clients for it."""
+class ClusterClient:
+    """The administrator's clients of a cluster's API: the kubernetes client, and kubectl.
 
-    def __init__(self, folder: Path) -> None:
-        """Start it."""
-        self.folder = folder
-        self.kubeconfig = folder / "kubeconfig"
-        self.start()
-        api = config.new_client_from_config(str(self.kubeconfig))
+    Args:
+        kubeconfig: of an administrator.
+        kubectl: the program.
+    """
+
+    def __init__(self, kubeconfig: Path, kubectl: Path) -> None:
+        self.kubeconfig = kubeconfig
+        self._kubectl = kubectl
+        api = config.new_client_from_config(str(kubeconfig))
         self.core = client.CoreV1Api(api)
         self.custom = client.CustomObjectsApi(api)
         self.extensions = client.ApiextensionsV1Api(api)
 
-    def start(self) -> None:
-        """Start what does not run, and wait until the API server is ready."""
-        self._control("start")
-
-    def stop_api_server(self) -> None:
-        """As in an outage; etcd keeps everything."""
-        self._control("stop", "--only", "apiserver")
-
-    def stop(self) -> None:
-        """Stop and forget everything."""
-        self._control("stop")
+    def kubectl_command(self, *arguments: str) -> list[str]:
+        """A command line that runs kubectl."""
+        return [str(self._kubectl), "--kubeconfig", str(self.kubeconfig), *arguments]
 
     def kubectl(self, *arguments: str) -> str:
         """What kubectl prints, as a person would see it."""
-        kubectl = self.folder / "assets" / "kubectl"
-        command = [str(kubectl), "--kubeconfig", str(self.kubeconfig), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(
+            self.kubectl_command(*arguments), check=True, capture_output=True, text=True, timeout=60
+        ).stdout
 
     def install_crds(self, *plurals: str) -> None:
         """Install the named kinds, or all, and wait until the API server serves them.
@@ -137,6 +132,32 @@ class Cluster:
         else:
             self.custom.delete_namespaced_custom_object(kinds.GROUP, kinds.VERSION, namespace, kind.plural, name)
 
+    def events(self, namespace: str) -> list[Any]:
+        """All Events in a namespace."""
+        return list(self.core.list_namespaced_event(namespace).items)
+
+
+class Cluster(ClusterClient):
+    """One control plane in a folder of its own (hack/control-plane), and clients for it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it."""
+        self.folder = folder
+        self.start()
+        super().__init__(folder / "kubeconfig", folder / "assets" / "kubectl")
+
+    def start(self) -> None:
+        """Start what does not run, and wait until the API server is ready."""
+        self._control("start")
+
+    def stop_api_server(self) -> None:
+        """As in an outage; etcd keeps everything."""
+        self._control("stop", "--only", "apiserver")
+
+    def stop(self) -> None:
+        """Stop and forget everything."""
+        self._control("stop")
+
     def create_pod(self, namespace: str, name: str, node: str, *addresses: str, labels: Object | None = None) -> None:
         """A pod as if a kubelet ran it on the node: bound, running, with its addresses."""
         container = {"name": "main", "image": "none"}
@@ -159,10 +180,6 @@ class Cluster:
         self.core.delete_collection_namespaced_event(name)
         self.core.delete_namespace(name)
         self.core.replace_namespace_finalize(name, {"metadata": {"name": name}, "spec": {"finalizers": []}})
-
-    def events(self, namespace: str) -> list[Any]:
-        """All Events in a namespace."""
-        return list(self.core.list_namespaced_event(namespace).items)
 
     def _control(self, *arguments: str) -> None:
         command = [str(HACK / "control-plane"), *arguments, "--dir", str(self.folder)]

@@ -18,7 +18,7 @@ from tests.api.cluster import Cluster, eventually
 from tests.api.proxy import FaultProxy
 from tests.support.namespaces import namespace, new_namespace
 
-__all__ = ["cluster", "connect", "namespace", "new_namespace", "node", "outage", "proxy", "start_feed"]
+__all__ = ["any_cluster", "cluster", "connect", "namespace", "new_namespace", "node", "outage", "proxy", "start_feed"]
 
 _numbers = itertools.count(1)
 
@@ -66,6 +66,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture(scope="session")
+def any_cluster(cluster: Cluster) -> Cluster:
+    """The cluster in which the fixtures of tests.support.namespaces make namespaces."""
+    return cluster
 
 
 @pytest.fixture

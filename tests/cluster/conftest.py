@@ -1,25 +1,37 @@
-"""One cluster of two nodes for all tests here, started once; every test has namespaces of its own.
+"""One cluster for all tests here; every test has namespaces of its own.
 
-``SLICEBW_CLUSTER=DIR`` runs them on a cluster that hack/cluster keeps in DIR, started if need be and left running:
-for who writes tests. Else it is one of the tests' own, and nothing of it may be left when they end.
+``CLUSTER_KUBECONFIG=FILE CLUSTER_IMAGE=NAME`` runs tests on somebody's cluster, as its administrator, with an image of
+slicebw that its nodes can pull. slicebw is installed there and taken off again. Tests that ask for ``cluster`` need
+control over the machine: they are left out, and the summary names them with the reason that their mark
+``needs_hack_cluster`` gives.
+
+Else the cluster is one of hack/cluster with two nodes, started once. ``SLICEBW_CLUSTER=DIR`` takes the one that
+hack/cluster keeps in DIR, started if need be and left running: for who writes tests. Without it, the cluster is the
+tests' own, and nothing of it may be left when they end.
 """
 
 import fcntl
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.api.cluster import HACK
-from tests.cluster.lab import ClusterLab
+from tests.cluster.install import installed
+from tests.cluster.lab import AnyCluster, ClusterLab
 from tests.cluster.traces import Traces
 from tests.support.namespaces import namespace, new_namespace
 
-__all__ = ["cluster", "namespace", "new_namespace", "slicebw_image", "workload"]
+__all__ = ["any_cluster", "cluster", "namespace", "new_namespace", "slicebw_image", "workload"]
 
-WORKLOAD = "slicebw.io/test-workload:bookworm"
+GIVEN: Final = os.environ.get("CLUSTER_KUBECONFIG") or None
+IMAGE: Final = os.environ.get("CLUSTER_IMAGE", "")
+_LEFT_OUT: Final = pytest.StashKey[dict[str, str]]()
 
 
 def _cache() -> Path:
@@ -32,6 +44,33 @@ def _output(*command: str, seconds: float = 1200) -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what somebody's cluster cannot be used for."""
+    ours = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    if GIVEN is None or not ours:
+        return
+    if not IMAGE:
+        raise pytest.UsageError("CLUSTER_IMAGE is missing: name an image of slicebw that the cluster's nodes can pull")
+    left_out = {item: _reason(item) for item in ours if "cluster" in getattr(item, "fixturenames", ())}
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))
+    config.stash[_LEFT_OUT] = {item.nodeid: reason for item, reason in left_out.items()}
+
+
+def _reason(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("needs_hack_cluster")
+    return str(mark.args[0]) if mark else "controls the machine"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which tests were left out, and why."""
+    left_out = config.stash.get(_LEFT_OUT, {})
+    if left_out:
+        terminalreporter.section("left out: needs hack/cluster (make test-cluster without CLUSTER_KUBECONFIG)")
+        for name, reason in left_out.items():
+            terminalreporter.line(f"{name}: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +101,32 @@ def cluster() -> Iterator[ClusterLab]:
 
 
 @pytest.fixture(scope="session")
-def slicebw_image(cluster: ClusterLab) -> str:
-    """The image of slicebw as it is in this folder, built and put on every node; its name."""
+def any_cluster(request: pytest.FixtureRequest) -> AnyCluster:
+    """The cluster, for tests that need nothing but its API: somebody's, or hack/cluster's."""
+    if GIVEN is None:
+        lab: ClusterLab = request.getfixturevalue("cluster")
+        return lab
+    # Theirs, which fits their cluster, or that of .venv.
+    kubectl = shutil.which("kubectl") or str(Path(sys.executable).parent / "kubectl")
+    given = AnyCluster(Path(GIVEN).resolve(), Path(kubectl), IMAGE, workload=IMAGE)
+    if installed(given):
+        pytest.fail("slicebw is on that cluster already, and these tests take it off: use a cluster without it")
+    if len(given.nodes) < 2:
+        pytest.fail("that cluster has fewer than two nodes that take ordinary pods: add one")
+    return given
+
+
+@pytest.fixture(scope="session")
+def slicebw_image(any_cluster: AnyCluster) -> str:
+    """The image's name. On hack/cluster it is built of this folder as it is, and put on every node."""
+    if not isinstance(any_cluster, ClusterLab):
+        return IMAGE
     _output(str(HACK / "image"))
-    cluster.load(HACK.parent / "build" / "slicebw-image.tar")
+    any_cluster.load(HACK.parent / "build" / "slicebw-image.tar")
     return _output(str(HACK / "image"), "name")
 
 
 @pytest.fixture
-def workload(cluster: ClusterLab) -> str:
-    """The image that tests run as pods: iperf3, curl, ping, busybox."""
-    return WORKLOAD
+def workload(any_cluster: AnyCluster) -> str:
+    """The image that tests run as pods."""
+    return any_cluster.workload

@@ -1,5 +1,6 @@
 """A slice with a pod on each node, what its pods send, and all that the nodes and the API say about it."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from slicebw.core.dataplane import leaf
 from slicebw.core.desired import SliceKey, TrafficClass
 from slicebw.core.ledger import SliceAccount
 from tests.api.cluster import eventually, slice_bandwidth
-from tests.cluster.lab import START_S, ClusterLab, Node, workload_daemon_set
+from tests.cluster.install import agent_pods
+from tests.cluster.lab import START_S, AnyCluster, ClusterLab, NamedNode, Node, workload_daemon_set
 from tests.support.tc import ShownClass
 
 PASS_S: Final = 15.0
@@ -26,15 +28,15 @@ class Tenant:
     Args:
         cluster: where.
         namespace: its own, empty.
-        image: what its pods run.
         spec: of its SliceBandwidth.
     """
 
-    def __init__(self, cluster: ClusterLab, namespace: str, image: str, **spec: object) -> None:
+    def __init__(self, cluster: AnyCluster, namespace: str, **spec: object) -> None:
         """Apply both, and wait until every node says that it enforces the limits."""
-        self.cluster, self.namespace = cluster, namespace
+        self._cluster, self.namespace = cluster, namespace
         self.key = SliceKey(namespace, "codeen")
-        cluster.apply(slice_bandwidth(namespace, "codeen", **spec), workload_daemon_set(namespace, "pods", image))
+        pods = workload_daemon_set(namespace, "pods", cluster.workload)
+        cluster.apply(slice_bandwidth(namespace, "codeen", **spec), pods)
         self.pods: dict[str, Any] = cluster.running_pods(namespace, count=len(cluster.nodes), app="pods")
         eventually(lambda: self.usages().keys() == self.pods.keys(), START_S, every_s=0.2)
         self.wait_for("Enforced")
@@ -42,7 +44,35 @@ class Tenant:
     def wait_for(self, condition: str) -> None:
         """kubectl wait --for=condition=CONDITION, until it is true."""
         wait = ("wait", f"--for=condition={condition}", "--timeout=60s", "-n", self.namespace, "slbw/codeen")
-        self.cluster.kubectl_input("", *wait)
+        self._cluster.kubectl_input("", *wait)
+
+    def ceil_bps(self, node: NamedNode) -> int:
+        """The ceiling of the slice's standard class in a node's kernel, as the node's agent shows it."""
+        (pod,) = (pod for pod in agent_pods(self._cluster) if pod.spec.node_name == node.name)
+        shown = json.loads(self._cluster.in_pod(pod, "slicebw", "node", "show", "-o", "json"))["classes"]
+        wanted = (str(self.key), "standard")
+        (row,) = (one for one in shown if (one["slice"], one["traffic_class"]) == wanted)
+        return int(row["kernel_ceil_bps"])
+
+    def usages(self) -> dict[str, Any]:
+        """The slice's BandwidthUsages by node."""
+        listed = self._cluster.custom.list_namespaced_custom_object(
+            kinds.GROUP, kinds.VERSION, self.namespace, kinds.BANDWIDTH_USAGE.plural
+        )
+        return {usage["metadata"]["labels"][kinds.LABEL_NODE]: usage for usage in listed["items"]}
+
+    def status(self) -> dict[str, Any]:
+        """The SliceBandwidth's status; empty before the controller has written one."""
+        found: dict[str, Any] = self._cluster.read(kinds.SLICE_BANDWIDTH, "codeen", self.namespace).get("status", {})
+        return found
+
+
+class LabTenant(Tenant):
+    """A slice on hack/cluster: what its pods send, what arrives, and what the nodes' ledgers and kernels say of it."""
+
+    def __init__(self, cluster: ClusterLab, namespace: str, **spec: object) -> None:
+        self.cluster = cluster
+        super().__init__(cluster, namespace, **spec)
 
     @contextmanager
     def pinging(self, rate_pps: int = 100, payload_bytes: int = 1000) -> Iterator[None]:
@@ -82,6 +112,10 @@ class Tenant:
         assert account is not None
         return node.classes()[f"1:{leaf(TrafficClass.STANDARD, account.slice_id):x}"]
 
+    def ceil_bps(self, node: NamedNode) -> int:
+        """The same as tc shows it: an eye that shares no code with the product's."""
+        return self.shown_class(self.cluster.node(node.name)).ceil_bps
+
     def arrived_bytes(self, node: Node) -> int:
         """What arrived outside from the slice's pod on a node, while the test counts :meth:`ClusterLab.arrivals`."""
         return self.cluster.outside.meter(self.pods[node.name].status.pod_ip, self.cluster.sink).wire_bytes
@@ -89,18 +123,6 @@ class Tenant:
     def arrived_packets(self, node: Node) -> int:
         """The same in packets."""
         return self.cluster.outside.meter(self.pods[node.name].status.pod_ip, self.cluster.sink).packets
-
-    def usages(self) -> dict[str, Any]:
-        """The slice's BandwidthUsages by node."""
-        listed = self.cluster.custom.list_namespaced_custom_object(
-            kinds.GROUP, kinds.VERSION, self.namespace, kinds.BANDWIDTH_USAGE.plural
-        )
-        return {usage["metadata"]["labels"][kinds.LABEL_NODE]: usage for usage in listed["items"]}
-
-    def status(self) -> dict[str, Any]:
-        """The SliceBandwidth's status; empty before the controller has written one."""
-        found: dict[str, Any] = self.cluster.read(kinds.SLICE_BANDWIDTH, "codeen", self.namespace).get("status", {})
-        return found
 
     def until_books_balance(self, nodes: Sequence[Node]) -> None:
         """Wait until each node has accounted for exactly what has arrived from its pod."""

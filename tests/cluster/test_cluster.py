@@ -9,6 +9,7 @@ from tests.api.cluster import eventually
 from tests.cluster.lab import ClusterLab, Node, workload_daemon_set, workload_pod
 from tests.support.topology import Meter, NetworkNamespace
 
+pytestmark = pytest.mark.needs_hack_cluster("is about hack/cluster itself")
 PINGS = 20
 PING_IP_BYTES = 20 + 8 + 56
 

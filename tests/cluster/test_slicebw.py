@@ -10,41 +10,58 @@ import pytest
 
 from slicebw.api import kinds
 from tests.api.cluster import eventually, slice_bandwidth, throughout
-from tests.cluster.install import AGENTS, COMPONENT, CONTROLLERS, NAMESPACE, clean_up, install, remove
-from tests.cluster.lab import START_S, ClusterLab, Node, workload_pod
-from tests.cluster.tenants import PASS_S, REPORT_S, Tenant
+from tests.cluster.install import (
+    AGENTS,
+    CONTROLLERS,
+    NAMESPACE,
+    agent_pods,
+    clean_up,
+    component_pods,
+    install,
+    remove,
+)
+from tests.cluster.lab import START_S, AnyCluster, ClusterLab, Node, workload_pod
+from tests.cluster.tenants import PASS_S, REPORT_S, LabTenant, Tenant
 from tests.support.tc import ShownClass
 
 M: Final = 1_000_000
 NewTenant = Callable[..., Tenant]
+NewLabTenant = Callable[..., LabTenant]
 
 
 @pytest.fixture(scope="module")
-def slicebw(cluster: ClusterLab, slicebw_image: str) -> Iterator[None]:
+def slicebw(any_cluster: AnyCluster, slicebw_image: str) -> Iterator[None]:
     """slicebw on the cluster, reporting every second."""
     try:
-        install(cluster)
-        cluster.kubectl("set", "env", "-n", NAMESPACE, AGENTS, "SLICEBW_REPORT_INTERVAL=1s")
-        cluster.rollout(NAMESPACE, AGENTS)
+        install(any_cluster)
+        any_cluster.kubectl("set", "env", "-n", NAMESPACE, AGENTS, "SLICEBW_REPORT_INTERVAL=1s")
+        any_cluster.rollout(NAMESPACE, AGENTS)
         yield
     finally:
-        clean_up(cluster)
-        remove(cluster, "uninstall")
+        clean_up(any_cluster)
+        remove(any_cluster, "uninstall")
 
 
 @pytest.fixture
-def tenant(cluster: ClusterLab, slicebw: None, new_namespace: Callable[[], str], workload: str) -> NewTenant:
+def tenant(cluster: ClusterLab, slicebw: None, new_namespace: Callable[[], str]) -> NewLabTenant:
     """Makes tenants, by the spec of their SliceBandwidth."""
 
-    def make(**spec: object) -> Tenant:
-        return Tenant(cluster, new_namespace(), workload, **spec)
+    def make(**spec: object) -> LabTenant:
+        return LabTenant(cluster, new_namespace(), **spec)
 
     return make
 
 
-def component_pods(cluster: ClusterLab, component: str) -> list[Any]:
-    """The pods of slicebw's agents or controllers."""
-    return list(cluster.core.list_namespaced_pod(NAMESPACE, label_selector=f"{COMPONENT}={component}").items)
+@pytest.fixture
+def any_tenant(any_cluster: AnyCluster, slicebw: None, new_namespace: Callable[[], str]) -> NewTenant:
+    """The same on any cluster."""
+
+    def make(**spec: object) -> Tenant:
+        if isinstance(any_cluster, ClusterLab):
+            return LabTenant(any_cluster, new_namespace(), **spec)
+        return Tenant(any_cluster, new_namespace(), **spec)
+
+    return make
 
 
 def kill_agent(node: Node) -> None:
@@ -52,13 +69,14 @@ def kill_agent(node: Node) -> None:
     eventually(lambda: node.execute("sh", "-c", "pkill -KILL -f 'slicebw [a]gent' && echo done || true"), START_S, 0.2)
 
 
-def columns(cluster: ClusterLab, kind: str, *arguments: str) -> list[dict[str, str]]:
+def columns(cluster: AnyCluster, kind: str, *arguments: str) -> list[dict[str, str]]:
     """What kubectl get shows, a row an object; for columns that have a value in every row before them."""
     header, *rows = cluster.kubectl("get", kind, *arguments).splitlines()
     return [dict(zip(header.split(), row.split(), strict=False)) for row in rows]
 
 
-def test_both_nodes_enforce_and_the_roll_up_is_their_sum(cluster: ClusterLab, tenant: NewTenant) -> None:
+@pytest.mark.needs_hack_cluster("measures what arrives outside")
+def test_both_nodes_enforce_and_the_roll_up_is_their_sum(cluster: ClusterLab, tenant: NewLabTenant) -> None:
     # A hundredth of the budget is less than a packet, so that whatever is sent is reported at once.
     codeen = tenant(standard={"maxRate": "10M", "budget": "10M", "threshold": "100%"}, period="1h")
     flows = {node.name: cluster.traffic(codeen.pods[node.name], cluster.sink, 4) for node in cluster.nodes}
@@ -89,50 +107,53 @@ def test_both_nodes_enforce_and_the_roll_up_is_their_sum(cluster: ClusterLab, te
     assert shown == [[node.name, node.uplink, "Enforce", "1", "0", "True"] for node in cluster.nodes]
 
 
-def test_one_nodes_cap_is_that_nodes_alone_and_its_owner_is_told(cluster: ClusterLab, tenant: NewTenant) -> None:
-    codeen = tenant(standard={"maxRate": "10M", "budget": "4M", "threshold": "50%"}, period="1h")
-    busy, idle = cluster.nodes
-    flow = cluster.traffic(codeen.pods[busy.name], cluster.sink, 60)
-    try:
+def test_one_nodes_cap_is_that_nodes_alone_and_its_owner_is_told(
+    any_cluster: AnyCluster, any_tenant: NewTenant
+) -> None:
+    codeen = any_tenant(standard={"maxRate": "10M", "budget": "4M", "threshold": "50%"}, period="1h")
+    busy, idle, *_ = any_cluster.nodes
+    with any_cluster.sending(codeen.pods[busy.name]):
         codeen.wait_for("Capped")
-    finally:
-        flow.stop()
     usages = codeen.usages()
     assert usages[busy.name]["standard"]["capped"]
     assert not usages[idle.name]["standard"]["capped"]
-    assert codeen.shown_class(busy).ceil_bps < 10 * M
-    assert codeen.shown_class(idle).ceil_bps == 10 * M
+    assert codeen.ceil_bps(busy) < 10 * M
+    assert codeen.ceil_bps(idle) == 10 * M
     assert codeen.status()["cappedNodes"] == 1
-    assert [row["CAPPED"] for row in columns(cluster, "slbw", "-n", codeen.namespace)] == ["1"]
-    told = eventually(lambda: [e for e in cluster.events(codeen.namespace) if e.reason == "BandwidthCapped"], REPORT_S)
+    assert [row["CAPPED"] for row in columns(any_cluster, "slbw", "-n", codeen.namespace)] == ["1"]
+    told = eventually(
+        lambda: [e for e in any_cluster.events(codeen.namespace) if e.reason == "BandwidthCapped"], REPORT_S
+    )
     assert [(event.source.host, event.involved_object.name) for event in told] == [(busy.name, "codeen")]
 
 
-def test_agents_are_killed_again_and_again_and_not_a_byte_is_lost(cluster: ClusterLab, tenant: NewTenant) -> None:
+@pytest.mark.needs_hack_cluster("kills processes on the nodes, counts what arrives outside")
+def test_agents_are_killed_again_and_again_and_not_a_byte_is_lost(cluster: ClusterLab, tenant: NewLabTenant) -> None:
     codeen = tenant(standard={"maxRate": "10M"})
     first, second = cluster.nodes
     with cluster.arrivals():
         with codeen.pinging():
             for node in (first, second, first, second):
                 kill_agent(node)
-            eventually(lambda: _restarted(cluster, "agent", 2), START_S, every_s=0.5)
+            eventually(lambda: _restarted(cluster, 2), START_S, every_s=0.5)
         codeen.until_books_balance(cluster.nodes)
         assert all(codeen.used_bytes(node) > 100_000 for node in cluster.nodes)
 
 
-def _restarted(cluster: ClusterLab, component: str, times: int) -> bool:
+def _restarted(cluster: ClusterLab, times: int) -> bool:
     """Whether every pod has been restarted that often, and is ready again."""
-    states = [pod.status.container_statuses[0] for pod in component_pods(cluster, component)]
+    states = [pod.status.container_statuses[0] for pod in agent_pods(cluster)]
     return all(state.ready and state.restart_count >= times for state in states)
 
 
+@pytest.mark.needs_hack_cluster("looks into the kernels, counts what arrives outside")
 def test_a_rolling_update_changes_no_class_loses_no_byte_and_slows_nobody(
-    cluster: ClusterLab, tenant: NewTenant
+    cluster: ClusterLab, tenant: NewLabTenant
 ) -> None:
     codeen, busy = tenant(standard={"maxRate": "10M"}), tenant(standard={"maxRate": "10M"})
     classes = {node.name: set(node.classes()) for node in cluster.nodes}
     looks = [Look(codeen, busy)]
-    before = {pod.metadata.uid for pod in component_pods(cluster, "agent")}
+    before = {pod.metadata.uid for pod in agent_pods(cluster)}
     flows = [cluster.traffic(busy.pods[node.name], cluster.sink, 120) for node in cluster.nodes]
     try:
         eventually(lambda: all(busy.shown_class(node).waiting_packets for node in cluster.nodes), START_S)
@@ -143,7 +164,7 @@ def test_a_rolling_update_changes_no_class_loses_no_byte_and_slows_nobody(
                 def rolled_out() -> bool:
                     assert {node.name: set(node.classes()) for node in cluster.nodes} == classes
                     looks.append(Look(codeen, busy))
-                    now = component_pods(cluster, "agent")
+                    now = agent_pods(cluster)
                     ready = all(c.status == "True" for pod in now for c in pod.status.conditions or ())
                     return ready and len(now) == 2 and before.isdisjoint(pod.metadata.uid for pod in now)
 
@@ -168,7 +189,7 @@ def test_a_rolling_update_changes_no_class_loses_no_byte_and_slows_nobody(
 class Look:
     """The classes of two tenants on all nodes at one moment: one sends less than it may, one as much as it can."""
 
-    def __init__(self, polite: Tenant, greedy: Tenant) -> None:
+    def __init__(self, polite: LabTenant, greedy: LabTenant) -> None:
         nodes = polite.cluster.nodes
         self.polite = [polite.shown_class(node) for node in nodes]
         self.greedy: list[ShownClass] = []
@@ -189,7 +210,8 @@ def greedy_rates_bps(looks: Sequence[Look]) -> Iterator[float]:
             since = look
 
 
-def test_without_the_api_server_nodes_go_on_and_tell_afterwards(cluster: ClusterLab, tenant: NewTenant) -> None:
+@pytest.mark.needs_hack_cluster("stops the API server")
+def test_without_the_api_server_nodes_go_on_and_tell_afterwards(cluster: ClusterLab, tenant: NewLabTenant) -> None:
     codeen = tenant(standard={"maxRate": "10M", "budget": "1G"}, period="1h")
     with cluster.arrivals():
         with codeen.pinging():
@@ -210,50 +232,51 @@ def test_without_the_api_server_nodes_go_on_and_tell_afterwards(cluster: Cluster
     codeen.wait_for("Enforced")
 
 
-def test_a_controller_killed_is_a_controller_replaced(cluster: ClusterLab, tenant: NewTenant) -> None:
-    codeen = tenant(standard={"maxRate": "10M"})
-    for pod in component_pods(cluster, "controller"):
-        cluster.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE, grace_period_seconds=0)
-    cluster.merge(slice_bandwidth(codeen.namespace, "codeen", standard={"maxRate": "20M"}))
-    generation = cluster.read(kinds.SLICE_BANDWIDTH, "codeen", codeen.namespace)["metadata"]["generation"]
+def test_a_controller_killed_is_a_controller_replaced(any_cluster: AnyCluster, any_tenant: NewTenant) -> None:
+    codeen = any_tenant(standard={"maxRate": "10M"})
+    for pod in component_pods(any_cluster, "controller"):
+        any_cluster.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE, grace_period_seconds=0)
+    any_cluster.merge(slice_bandwidth(codeen.namespace, "codeen", standard={"maxRate": "20M"}))
+    generation = any_cluster.read(kinds.SLICE_BANDWIDTH, "codeen", codeen.namespace)["metadata"]["generation"]
     eventually(lambda: codeen.status().get("observedGeneration") == generation, START_S, every_s=0.2)
     codeen.wait_for("Enforced")
-    assert {codeen.shown_class(node).ceil_bps for node in cluster.nodes} == {20 * M}
-    cluster.rollout(NAMESPACE, CONTROLLERS)
+    assert {codeen.ceil_bps(node) for node in any_cluster.nodes} == {20 * M}
+    any_cluster.rollout(NAMESPACE, CONTROLLERS)
 
 
 def test_a_pod_that_moves_takes_its_limits_along_and_leaves_its_usage(
-    cluster: ClusterLab, slicebw: None, namespace: str, workload: str
+    any_cluster: AnyCluster, slicebw: None, namespace: str
 ) -> None:
-    first, second = (node.name for node in cluster.nodes)
+    first, second, *_ = (node.name for node in any_cluster.nodes)
     spec = {"maxRate": "10M", "budget": "1M", "threshold": "100%"}
-    cluster.apply(slice_bandwidth(namespace, "codeen", standard=spec, period="1h"))
+    any_cluster.apply(slice_bandwidth(namespace, "codeen", standard=spec, period="1h"))
 
     def send_from(node: str) -> None:
-        cluster.apply(workload_pod(namespace, f"on-{node}", node, workload))
-        pod = cluster.running_pods(namespace, count=1, app=f"on-{node}")[node]
+        any_cluster.apply(workload_pod(namespace, f"on-{node}", node, any_cluster.workload))
+        pod = any_cluster.running_pods(namespace, count=1, app=f"on-{node}")[node]
         eventually(lambda: node in places(), START_S)
-        cluster.in_pod(pod, "ping", "-q", "-c", "100", "-i", "0.01", "-s", "1000", cluster.sink)
-        cluster.kubectl_input("", "delete", "pod", "-n", namespace, pod.metadata.name, "--grace-period=1")
+        any_cluster.send_datagrams(pod, 100, 1000)
+        any_cluster.kubectl_input("", "delete", "pod", "-n", namespace, pod.metadata.name, "--grace-period=1")
 
     def places() -> set[str]:
         """Nodes on which the slice has a class."""
-        listed = json.loads(cluster.kubectl("get", "bwu", "-n", namespace, "-o", "json"))["items"]
+        listed = json.loads(any_cluster.kubectl("get", "bwu", "-n", namespace, "-o", "json"))["items"]
         return {usage["metadata"]["labels"][kinds.LABEL_NODE] for usage in listed if "classId" in usage["standard"]}
 
     def status() -> dict[str, Any]:
-        found: dict[str, Any] = cluster.read(kinds.SLICE_BANDWIDTH, "codeen", namespace).get("status", {})
+        found: dict[str, Any] = any_cluster.read(kinds.SLICE_BANDWIDTH, "codeen", namespace).get("status", {})
         return found
 
     send_from(first)
     eventually(lambda: places() == set(), START_S)
     send_from(second)
-    # Ethernet, IP and ICMP headers and 1,000 bytes, a hundred times, on each of the two nodes.
+    # Ethernet, IP and ICMP (or UDP) headers and 1,000 bytes, a hundred times, on each of the two nodes.
     eventually(lambda: status().get("standard", {}).get("bytesUsed") == 2 * 100 * (14 + 20 + 8 + 1000), REPORT_S)
     eventually(lambda: status()["nodes"] == 0, START_S)
 
 
-def test_a_node_that_is_drained_and_deleted_takes_its_usages_along(cluster: ClusterLab, tenant: NewTenant) -> None:
+@pytest.mark.needs_hack_cluster("switches a node off")
+def test_a_node_that_is_drained_and_deleted_takes_its_usages_along(cluster: ClusterLab, tenant: NewLabTenant) -> None:
     codeen = tenant(standard={"maxRate": "10M"})
     stays, goes = cluster.nodes
     cluster.kubectl_input("", "drain", goes.name, "--ignore-daemonsets", "--force", "--grace-period=1", "--timeout=60s")

@@ -1,16 +1,25 @@
 """slicebw is installed and taken off again as docs/install.md says: what is left of it, whatever was done first."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from kubernetes import client, config
 
 from slicebw.api import kinds
 from tests.api.cluster import eventually, node_bandwidth, slice_bandwidth
-from tests.cluster.install import AGENTS, NAMESPACE, apply, clean_up, install, remove
-from tests.cluster.lab import START_S, ClusterLab
+from tests.cluster.install import AGENTS, NAMESPACE, apply, clean_up, install, installed, remove
+from tests.cluster.lab import START_S, AnyCluster, ClusterLab
+
+
+@pytest.fixture
+def taken_off(any_cluster: AnyCluster, slicebw_image: str) -> Iterator[None]:
+    """Afterwards slicebw is taken off, however far a test has come."""
+    yield
+    if installed(any_cluster):
+        clean_up(any_cluster)
+        remove(any_cluster, "uninstall")
 
 
 @pytest.fixture
@@ -36,6 +45,7 @@ def kept(cluster: ClusterLab) -> list[set[str]]:
     return [{path.name for path in (node.disk / "slicebw").iterdir()} for node in cluster.nodes]
 
 
+@pytest.mark.needs_hack_cluster("looks into the nodes' kernels and disks")
 def test_uninstalled_it_leaves_the_nodes_as_they_were_and_nothing_in_the_cluster(
     cluster: ClusterLab, bare: list[dict[str, str]], new_namespace: Callable[[], str]
 ) -> None:
@@ -60,6 +70,7 @@ def test_uninstalled_it_leaves_the_nodes_as_they_were_and_nothing_in_the_cluster
     assert "slicebw" not in left
 
 
+@pytest.mark.needs_hack_cluster("looks into the nodes' kernels and disks")
 def test_who_has_deleted_everything_first_can_still_clean_the_nodes_and_forget_all_usage(
     cluster: ClusterLab, bare: list[dict[str, str]]
 ) -> None:
@@ -78,22 +89,24 @@ def test_who_has_deleted_everything_first_can_still_clean_the_nodes_and_forget_a
 
 
 def test_view_takes_up_what_an_owner_may_see(
-    cluster: ClusterLab, bare: list[dict[str, str]], new_namespace: Callable[[], str], tmp_path: Path
+    any_cluster: AnyCluster, taken_off: None, new_namespace: Callable[[], str], tmp_path: Path
 ) -> None:
-    install(cluster)
+    install(any_cluster)
     mine, other = new_namespace(), new_namespace()
-    cluster.core.create_namespaced_service_account(mine, {"metadata": {"name": "owner"}})
-    cluster.kubectl("create", "rolebinding", "-n", mine, "see", "--clusterrole=view", f"--serviceaccount={mine}:owner")
+    any_cluster.core.create_namespaced_service_account(mine, {"metadata": {"name": "owner"}})
+    any_cluster.kubectl(
+        "create", "rolebinding", "-n", mine, "see", "--clusterrole=view", f"--serviceaccount={mine}:owner"
+    )
 
     for namespace in (mine, other):
-        cluster.create(slice_bandwidth(namespace, "codeen"))
+        any_cluster.create(slice_bandwidth(namespace, "codeen"))
 
-    request = {"spec": {"audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 3600}}
-    token = cluster.core.create_namespaced_service_account_token("owner", mine, request).status.token
-    document = yaml.safe_load(cluster.kubeconfig.read_text())
+    request = {"spec": {"audiences": [], "expirationSeconds": 3600}}
+    token = any_cluster.core.create_namespaced_service_account_token("owner", mine, request).status.token
+    document = json.loads(any_cluster.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
     document["users"][0]["user"] = {"token": token}
     kubeconfig = tmp_path / "owner"
-    kubeconfig.write_text(yaml.safe_dump(document))
+    kubeconfig.write_text(json.dumps(document))
     api = config.new_client_from_config(str(kubeconfig))
     owner, core = client.CustomObjectsApi(api), client.CoreV1Api(api)
     there, elsewhere = ((kinds.GROUP, kinds.VERSION, namespace, "slicebandwidths") for namespace in (mine, other))

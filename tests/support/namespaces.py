@@ -1,6 +1,6 @@
 """Fixtures that make namespaces on whatever cluster a folder of tests has, and delete them afterwards.
 
-A conftest.py that imports them has a fixture ``cluster``.
+A conftest.py that imports them has a fixture ``any_cluster``.
 """
 
 import itertools
@@ -21,20 +21,20 @@ class _Cluster(Protocol):
 
 
 @pytest.fixture
-def new_namespace(cluster: _Cluster) -> Iterator[Callable[[], str]]:
+def new_namespace(any_cluster: _Cluster) -> Iterator[Callable[[], str]]:
     """Makes namespaces, and deletes them afterwards with what is in them."""
     made: list[str] = []
 
     def make() -> str:
         # The cluster may be one that earlier sessions have left namespaces in.
         name = f"test-{os.getpid()}-{next(_numbers)}"
-        cluster.core.create_namespace({"metadata": {"name": name}})
+        any_cluster.core.create_namespace({"metadata": {"name": name}})
         made.append(name)
         return name
 
     yield make
     for name in made:
-        cluster.delete_namespace(name)
+        any_cluster.delete_namespace(name)
 
 
 @pytest.fixture
