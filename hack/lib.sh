@@ -27,19 +27,6 @@ usage_error() {
   exit 2
 }
 
-# --- locks --------------------------------------------------------------------------------------
-
-# take_lock FILE DESCRIPTION
-# Holds an exclusive lock, as file descriptor 9, until this shell ends. Child processes inherit it:
-# the lock is held until the last of them has ended or closed it (9>&-).
-take_lock() {
-  mkdir -p -- "$(dirname -- "$1")"
-  exec 9>>"$1"
-  ! flock --nonblock 9 || return 0
-  log "$2 is in use by another process; waiting for it to finish"
-  until flock --timeout 15 9; do log "still waiting for $2"; done
-}
-
 # --- Debian packages ----------------------------------------------------------------------------
 
 is_debian() { [[ -r /etc/os-release ]] && (. /etc/os-release && [[ ${ID:-} == debian ]]); }
@@ -54,7 +41,8 @@ need_packages() {
   ((EUID == 0)) || die "missing packages: $missing; run this once as root, or: apt-get install $missing"
   (
     # apt has locks of its own but does not wait for all of them, so two of our scripts take turns.
-    take_lock /run/lock/slicebw-apt.lock "apt"
+    mkdir -p /run/lock && exec 9>>/run/lock/slicebw-apt.lock
+    flock --nonblock 9 || { log "apt is in use by another process; waiting for it to finish" && flock 9; }
     missing=$(missing_packages "$@")
     [[ -n $missing ]] || exit 0
     step "installing $missing"

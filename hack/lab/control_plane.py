@@ -307,9 +307,6 @@ class ControlPlane:
     # --- processes ---
 
     def _start_components(self, lock: Lock) -> None:
-        if not (self.folder / "settled").exists() and not any(self.service(name).runs() for name in self.components):
-            # No start has come to its end yet. An etcd that is ended while it makes its data does not start on them.
-            remove(self.folder / "data")
         for attempt in range(1, _ATTEMPTS + 1):
             self._choose_ports()
             self._write_kubeconfigs()
@@ -348,6 +345,10 @@ class ControlPlane:
 
     def _bring_up(self, lock: Lock) -> None:
         """Start what does not run and wait until all of it is ready. Raises _PortTakenError if a port was."""
+        if not (self.folder / "settled").exists() and not any(self.service(name).runs() for name in self.components):
+            # No start has come to its end yet. An etcd that is ended while it makes its data does not start on them.
+            remove(self.folder / "data")
+        up: list[Service] = []
         for name in self.components:
             service = self.service(name)
             if not service.runs():
@@ -359,7 +360,10 @@ class ControlPlane:
             # Before the next ones start: the controller manager gives up where it waits for more than ten seconds.
             if name == "apiserver" and not wait_until(self._ready_or_dead, "the API server to be ready", 90):
                 service.give_up("did not become ready in time")
-            self._require_alive(service)
+            up.append(service)
+            # All of them: etcd may have found its port taken only after somebody else had answered there.
+            for one in up:
+                self._require_alive(one)
 
     def _require_alive(self, service: Service) -> None:
         if service.runs():
