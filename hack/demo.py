@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import yaml
 
+from tests.support.processes import end
 from tests.support.topology import POD_DEVICE, UPLINK, Host, Namespace, Topology
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -255,16 +256,6 @@ def sent_bytes(pod: Namespace) -> int:
     """The counter of bytes that have left the pod."""
     (link,) = json.loads(pod.run("ip", "-j", "-s", "link", "show", "dev", POD_DEVICE))
     return int(link["stats64"]["tx"]["bytes"])
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask a process to end, and make it."""
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -17,6 +17,7 @@ import yaml
 from slicebw.core.reports import ClassUsage, UsageReport
 from slicebw.core.text import bytes_text, rate_text
 from slicebw.folder.sink import read_usages
+from tests.support.processes import end
 from tests.support.topology import UPLINK, Topology
 
 SLICEBW: Final = Path(__file__).resolve().parents[1] / ".venv" / "bin" / "slicebw"
@@ -231,16 +232,6 @@ class Quickstart:
         if not low_bps <= measured_bps <= high_bps:
             promised = f"{low_bps / 1e6:.1f}..{high_bps / 1e6:.1f}"
             raise QuickstartError(f"{what}: {measured_bps / 1e6:.2f} Mbit/s is not in {promised}")
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask a process to end, and make it."""
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:

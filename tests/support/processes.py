@@ -35,6 +35,16 @@ def with_default_signals(command: Sequence[str]) -> list[str]:
     return ["env", "--default-signal=INT,QUIT", *command]
 
 
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ask a process to end, and make it."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Slicebw:
     """One slicebw process with its log and its probes. Use as a context manager."""
 
