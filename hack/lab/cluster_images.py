@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hack.lab.console import Parser, run_logged, step
+from hack.lab.console import Parser, UsageError, run_logged, step
 from hack.lab.debian import CODENAME, apt_get, require_bookworm
 from hack.lab.files import CACHE, Lock, empty_folder, remove
 from hack.lab.kubernetes import VERSION, build
@@ -31,8 +31,11 @@ _IMAGES: Final = CACHE / "images"
 def main(arguments: Sequence[str]) -> int:
     """Make an image, and print its path."""
     parser = Parser(prog="hack/cluster-images", description=__doc__)
-    parser.add_argument("image", choices=("pause", "workload"))
-    print(make(parser.parse_args(arguments).image))
+    parser.add_argument("image")
+    name = parser.parse_args(arguments).image
+    if name not in ("pause", "workload"):
+        raise UsageError(f"no such image: {name} (there are: pause, workload)")
+    print(make(name))
     return 0
 
 

@@ -1,6 +1,7 @@
 """How the programs talk: progress on stderr, the answer alone on stdout, and errors that say the next step."""
 
 import argparse
+import re
 import signal
 import subprocess
 import sys
@@ -114,7 +115,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit code 2, as everywhere."""
-        raise UsageError(message)
+        unknown = re.fullmatch(r"argument .*: invalid choice: '(.*)' \(choose from .*\)", message)
+        raise UsageError(f"unknown command: {unknown[1]}" if unknown else message)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
@@ -123,14 +125,15 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         # A signal that the caller ignores stays ignored, as nohup wants it.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    name = Path(sys.argv[0]).name
     arguments = ["--help" if one == "help" and not index else one for index, one in enumerate(sys.argv[1:])]
     try:
         sys.exit(main(arguments))
     except UsageError as error:
-        print(f"{sys.argv[0]}: {error}\nTry: {sys.argv[0]} --help", file=sys.stderr)
+        print(f"{name}: {error}\nTry: {sys.argv[0]} --help", file=sys.stderr)
         sys.exit(2)
     except LabError as error:
-        _write(f"{sys.argv[0]}: {error}")
+        _write(f"{name}: {error}")
         sys.exit(1)
     except Interrupted:
         sys.exit(130)

@@ -32,7 +32,7 @@ def test_programs_run_on_a_machine_that_has_only_the_standard_library(program: s
     ("line", "complaint"),
     [
         ("control-plane", "one of start, stop, status, env"),
-        ("control-plane begin", "invalid choice: 'begin'"),
+        ("control-plane begin", "unknown command: begin"),
         ("control-plane start --only etcd", "--only"),
         ("control-plane stop --only nothing", "--only is one of: etcd apiserver"),
         ("control-plane status --dir", "--dir"),
@@ -40,7 +40,8 @@ def test_programs_run_on_a_machine_that_has_only_the_standard_library(program: s
         ("cluster up --nodes 100", "1 to 99, not: 100"),
         ("cluster exec", "NODE"),
         ("kubernetes build kube-everything", "no such component: kube-everything"),
-        ("image yesterday", "invalid choice: 'yesterday'"),
+        ("cluster-images lunch", "no such image: lunch (there are: pause, workload)"),
+        ("image yesterday", "unknown command: yesterday"),
     ],
 )
 def test_a_command_line_that_cannot_be_understood_is_exit_code_2(line: str, complaint: str, tmp_path: Path) -> None:
@@ -50,6 +51,7 @@ def test_a_command_line_that_cannot_be_understood_is_exit_code_2(line: str, comp
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2, done.stderr
     assert complaint in done.stderr
+    assert done.stderr.startswith(f"{program}: ")
     assert done.stderr.endswith(f"Try: hack/{program} --help\n")
     assert done.stdout == ""
 
