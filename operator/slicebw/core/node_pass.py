@@ -463,9 +463,8 @@ def _accounts(
 
 
 def _events(fresh: _Fresh) -> tuple[PendingEvent, ...]:
-    """Return the Events in one order, whichever slices were decided first."""
-    events = [event for _, outcome in fresh if outcome is not None for event in outcome.events]
-    return tuple(sorted(events, key=lambda event: str(event.key)))
+    """Return the Events in the order of the accounts."""
+    return tuple(event for _, outcome in fresh if outcome is not None for event in outcome.events)
 
 
 def _tree(
@@ -595,7 +594,7 @@ def _table(
 
 
 def _overcommitment(node: NodeContext, total: _Sum, last: PassResult | None) -> str | None:
-    if last is not None and last.memory.node is node and last.memory.sum.tree is total.tree:
+    if last is not None and last.memory.sum.tree is total.tree:
         return last.node.overcommitted
     return overcommitment(node.settings, total.tree) if node.shaped else None
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.core.dataplane import DeleteClass, RootQdisc
-from slicebw.core.desired import SliceKey, SliceSpec
+from slicebw.core.desired import NodeSpec, SliceKey, SliceSpec
 from slicebw.core.reports import UsageReport
 from tests.unit.core.builders import M, Node, at, pod, spec
 
@@ -216,3 +216,13 @@ def test_a_share_that_is_edited_reaches_the_kernel_though_no_rate_changes() -> N
 def _with_share(one: SliceSpec, share: int) -> object:
     assert one.limits is not None
     return replace(one.limits, standard=replace(one.limits.standard, share=share))
+
+
+def test_guarantees_are_added_up_again_when_a_slice_leaves() -> None:
+    specs = [spec(f"ns{n}/s", min_rate_bps=25 * M, max_rate_bps=None) for n in range(5)]
+    pods = tuple(pod(f"ns{n}/p", f"10.0.0.{n}") for n in range(5))
+    node = Node(*specs, pods=pods, node=NodeSpec(line_rate_bps=100 * M))
+    assert node.run(at(0)).node.overcommitted is not None
+    assert node.run(at(1)).node.overcommitted is not None
+    node.desired = replace(node.desired, slices=tuple(specs[:3]), pods=pods[:3])
+    assert node.run(at(2)).node.overcommitted is None
