@@ -23,6 +23,7 @@ def delta_bytes(counter_bytes: int, observed: ObservedClass | None) -> int:
     """
     if observed is None:
         return 0
+    # A reset that the class has outgrown since looks like no reset: only what was sent before it is lost.
     if observed.sent_bytes >= counter_bytes:
         return observed.sent_bytes - counter_bytes
     return observed.sent_bytes
@@ -32,7 +33,7 @@ def fold_counter(account: ClassAccount, observed: ObservedClass | None) -> Class
     """Fold one reading of a class into its account. Returns the same object if the counter has not moved."""
     counter_bytes = 0 if observed is None else observed.sent_bytes
     if counter_bytes == account.counter_bytes:
-        return account
+        return account  # the same object: outcomes are kept by identity
     delta = delta_bytes(account.counter_bytes, observed)
     return replace(
         account,
@@ -70,11 +71,13 @@ def start_next_period(
         now: when the last reading was made.
     """
     period_s = counted.limits.period_s
+    # Whole periods, because the agent may have been away for several of them.
     start_s = counted.period_start_s + (now.wall_s - counted.period_start_s) // period_s * period_s
     started = replace(counted, period_start_s=start_s)
     for traffic_class in TrafficClass:
         account = counted.of(traffic_class)
         delta = account.used_bytes - before.of(traffic_class).used_bytes
+        # Only the totals go on: cap state and Event marks belong to the period that ended.
         fresh = ClassAccount(
             used_bytes=_part_since(start_s, delta, read_at, now),
             total_bytes=account.total_bytes,
@@ -87,7 +90,7 @@ def start_next_period(
 def _part_since(start_s: int, delta: int, read_at: Instant | None, now: Instant) -> int:
     """Return the part after ``start_s`` of ``delta`` bytes that were sent evenly between two readings."""
     if read_at is None or now.wall_ns <= read_at.wall_ns:
-        return 0
+        return 0  # without two instants there is no rate to divide by
     since_ns = now.wall_ns - max(start_s * NS, read_at.wall_ns)
     return delta * max(0, since_ns) // (now.wall_ns - read_at.wall_ns)
 
@@ -117,7 +120,7 @@ def shift_periods(ledger: Ledger, now: Instant) -> Ledger:
 
 def reset_baselines(ledger: Ledger, device: str, classes: Mapping[int, ObservedClass]) -> Ledger:
     """Start the counters of another device from what they show now; on the same device return the same ledger."""
-    if ledger.device in ("", device):
+    if ledger.device in ("", device):  # "": no device has been read yet
         return ledger
 
     def reset(account: ClassAccount, observed: ObservedClass | None) -> ClassAccount:
@@ -152,7 +155,7 @@ def restore_from_reports(ledger: Ledger, reported: Iterable[UsageReport], now: I
     slices = dict(ledger.slices)
     for report in reported:
         if report.period_end_s <= max(now.wall_s, report.period_start_s):
-            continue
+            continue  # over, or not to be trusted
         account = slices.get(report.key)
         start_s = min(report.period_start_s, now.wall_s)
         slices[report.key] = _remembered(report, start_s) if account is None else _merged(account, report, start_s)
@@ -163,7 +166,7 @@ def _remembered(report: UsageReport, start_s: int) -> SliceAccount:
     """Return the account of a slice that is not on the node: without a class, kept until its period ends."""
     return SliceAccount(
         key=report.key,
-        uid="",
+        uid="",  # the next SliceBandwidth of this name brings its own
         slice_id=0,
         generation=0,
         period_start_s=start_s,

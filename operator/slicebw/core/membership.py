@@ -145,13 +145,14 @@ def resolve(slices: Iterable[SliceSpec], pods: Iterable[Pod], last: Membership |
         last: an earlier membership. It does not change the result. With it, only the slices and pods that are not
             the same objects as in ``last`` are matched, and parts of the result that are equal are the same objects.
     """
-    last = Membership() if last is None else last
+    last = Membership() if last is None else last  # from nothing is the same as after nothing
     was, slices, pods = last.index, tuple(slices), tuple(pods)
     if slices is was.slices and pods is was.pods:
         return last
     selectors, changed = _reselected(was, slices)
     moves = _moves(was, pods, selectors, changed)
     claims = dict(was.claims)
+    # By id(), because hashing a pod with its labels costs more than all the rest; _Index keeps the pods alive.
     for pod, _, after in moves:
         if after is None:
             del claims[id(pod)]

@@ -182,6 +182,7 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
     memory = last.memory if last else None
     node = _node(given, memory)
     classes = given.tree.classes if given.tree.root is RootQdisc.OURS else _NO_CLASSES
+    # Before anything is compared with the clock: a step of it must not end or prolong a period.
     before = shift_periods(given.ledger, given.now)
     joined = _join(given, reset_baselines(before, given.tree.device, classes), classes, memory)
     total = _sum(joined, node, classes, Interval(before.read_at, given.now), memory)
@@ -233,7 +234,7 @@ def _next_ledger(
         read_at=given.now,
         device=given.tree.device,
         had_tree=node.shaped,
-        pending_events=events[-PENDING_EVENTS_LIMIT:],
+        pending_events=events[-PENDING_EVENTS_LIMIT:],  # the newest: the API server may be away for days
         mode=node.settings.mode,
     )
 
@@ -286,6 +287,7 @@ def _join(given: PassInput, ledger: Ledger, classes: Mapping[int, ObservedClass]
     if last and memory and goes_on and members is last.members:
         return _Joined(last, ledger, [*memory.sum.outcomes], goes_on, ())
     changed = members.changed if goes_on else None
+    # Ids before outcomes: a class can be planned only under an id.
     placed = allocate(
         ledger, members.specs, members.membership, (classes, given.table.slice_id_by_address), given.now, changed
     )
@@ -510,6 +512,7 @@ def _node_events(given: PassInput, settings: NodeSettings) -> list[PendingEvent]
         events.append(mode_event(tree.device, ledger.mode, settings.mode, now.wall_s))
     last = ledger.read_at
     had_one = ledger.had_tree and ledger.device == tree.device and settings.mode is not Mode.DISABLED
+    # After a reboot the tree is gone by itself: nobody removed it.
     if had_one and tree.root is RootQdisc.DEFAULT and last is not None and last.boot_id == now.boot_id:
         message = f"The HTB tree of {tree.device} was removed by another program; it is made again, and usage continues"
         events.append(node_event(Reason.TREE_REBUILT, message, now.wall_s))
@@ -524,7 +527,7 @@ def _unwanted(
         return frozenset()
     if last is not None and tree is last.tree and classes is last.memory.classes:
         return last.memory.unwanted
-    if classes.keys() <= tree.keys():
+    if classes.keys() <= tree.keys():  # almost always; it is cheaper than the difference
         return frozenset()
     return frozenset(classes.keys() - tree.keys())
 

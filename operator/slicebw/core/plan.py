@@ -104,6 +104,7 @@ def plan_tree(
     if planned is None:
         planned = (change for minor, spec in desired.items() for change in plan_class(spec, classes.get(minor)))
     changes: list[TreeChange] = [] if ours else [CreateRoot()]
+    # By minor, because parents have smaller ones than their children.
     changes.extend(sorted(planned, key=_minor))
     changes.extend(_emptied(classes[minor]) for minor in sorted(stuck) if minor not in desired)
     changes.extend(DeleteClass(minor) for minor in _removable(desired, classes, quiet))
@@ -152,6 +153,7 @@ def _removable(
     unwanted = [minor for minor in quiet if minor in classes and minor not in desired]
     if not unwanted:
         return []
+    # HTB refuses to delete a class that has children.
     parents = {observed.parent for observed in classes.values()}
     return sorted(minor for minor in unwanted if minor not in parents)
 

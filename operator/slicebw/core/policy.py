@@ -45,6 +45,7 @@ def rates(limits: ClassLimits, ceiling_bps: int, guarantee_limit_bps: int) -> Ra
         guarantee_limit_bps: the most that one slice may be guaranteed on this node.
     """
     maximum = ceiling_bps if limits.max_rate_bps is None else min(limits.max_rate_bps, ceiling_bps)
+    # HTB needs rate <= ceil; a guarantee above the ceiling could not be used anyway.
     minimum = min(limits.min_rate_bps, guarantee_limit_bps, maximum)
     return Rates(kernel_rate(minimum), kernel_rate(maximum))
 
@@ -83,6 +84,7 @@ def cap_bps(allowed: Rates, budget_bytes: int, used_bytes: int, left_ns: int) ->
     if left_ns <= 0:
         return allowed.max_bps
     spread_bps = max(0, budget_bytes - used_bytes) * 8 * NS // left_ns
+    # Rounded down to what HTB can hold, so that the budget is not exceeded by rounding.
     return max(allowed.min_bps, min(allowed.max_bps, kernel_rate(spread_bps)))
 
 
@@ -101,6 +103,7 @@ def decide_rate(
     allowed = allowed_rates(limits, traffic_class, settings)
     capped = is_over(limits, used_bytes)
     ceil_bps = cap_bps(allowed, limits.budget_bytes, used_bytes, left_ns) if capped else allowed.max_bps
+    # Monitor counts and reports as Enforce does; only the kernel is told nothing of it.
     in_force_bps = ceil_bps if settings.mode is Mode.ENFORCE else settings.line_rate_bps
     return RateDecision(Rates(allowed.min_bps, in_force_bps), ceil_bps, capped)
 

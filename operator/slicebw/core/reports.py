@@ -138,7 +138,7 @@ def usage_report(
         standard, exempt = usages
     return UsageReport(
         key=account.key,
-        slice_id=account.slice_id if account.live else 0,
+        slice_id=account.slice_id if account.live else 0,  # a slice that left has no class in force
         generation=account.generation if spec is not None else 0,
         period_start_s=account.period_start_s,
         period_end_s=account.period_end_s,

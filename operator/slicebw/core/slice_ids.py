@@ -57,14 +57,16 @@ def allocate(
     unplaced: set[SliceKey] = set()
     events: list[PendingEvent] = []
     gone: Iterator[SliceKey] | None = None
+    # Oldest first, so that the order of events does not decide which slice stays without an id.
     for spec in sorted((specs[key] for key in newcomers), key=age):
         slice_id = ids.reclaim(in_table.get(spec.key)) or ids.next_free()
         if slice_id is None:
+            # Made once and only here: on nearly every node there are ids left.
             gone = gone or _gone(accounts, membership.present, kernel)
             slice_id = _release(accounts, gone)
         if slice_id is None:
             unplaced.add(spec.key)
-            if spec.key not in ledger.unplaced:
+            if spec.key not in ledger.unplaced:  # else its owner has been told
                 events.append(unplaced_event(spec, MAX_SLICES, now.wall_s))
             continue
         accounts[spec.key] = _placed(spec, slice_id, classes, now, accounts.get(spec.key))
@@ -106,6 +108,7 @@ def _gone(
 ) -> Iterator[SliceKey]:
     """Yield slices that have left neither a class nor an address in the kernel; the earliest end of period first."""
     classes, table = kernel
+    # 0 marks a slice without an id, so there is none to take.
     used = {slice_id_of(minor) for minor in classes} | {0, *table.values()}
     gone = [one for one in accounts.values() if not one.live and one.key not in present and one.slice_id not in used]
     return (account.key for account in sorted(gone, key=lambda account: (account.period_end_s, account.key)))
@@ -127,6 +130,7 @@ class _Ids:
     def __init__(self, accounts: Iterable[SliceAccount], classes: Mapping[int, ObservedClass], last: int) -> None:
         self.last = last
         self._taken = {account.slice_id for account in accounts}
+        # Their bytes would be counted to the newcomer.
         self._leftover = {slice_id_of(minor) for minor in classes}
         self._search = self._free_ids()
 

@@ -121,12 +121,13 @@ def slice_outcome(
     """
     standard, exempt = observed
     now = interval.now
+    # Count first: what was sent until now belongs to the limits that held until now.
     current, events = _under_claim(fold_counters(account, standard, exempt), claim, now.wall_s)
     if period_is_over(current, now):
         if current.live:
             events += period_end_events(current, node.settings, now.wall_s)
         elif standard is None and exempt is None:
-            return None
+            return None  # with its classes gone, nothing can be counted to it any more
         current = start_next_period(account, current, interval.start, now)
     if not current.live:
         return _off_node(current, claim, observed, events)
@@ -145,7 +146,7 @@ def slice_outcome(
         usage=usage_report(current, claim.spec, claim.problems, usages, node.not_enforced_reason),
         events=events + of_standard.events + of_exempt.events,
         changes=of_standard.changes + of_exempt.changes,
-        good_until_s=current.period_end_s if of_standard.steady and of_exempt.steady else 0,
+        good_until_s=current.period_end_s if of_standard.steady and of_exempt.steady else 0,  # 0: once more
         capped=of_standard.capped or of_exempt.capped,
         time_to_threshold_ns=min(of_standard.time_to_threshold_ns, of_exempt.time_to_threshold_ns),
         live_until_s=current.period_end_s,
@@ -182,6 +183,7 @@ def _under_claim(account: SliceAccount, claim: Claim, now_s: int) -> tuple[Slice
     Where only the selector is wrong the limits are the new ones; the generation as a whole is not in force.
     """
     spec = claim.spec
+    # UNKNOWN changes nothing: before the first complete list a missing pod proves nothing.
     if claim.presence is Presence.ABSENT and account.live:
         return replace(account, live=False), ()
     if claim.presence is not Presence.PRESENT or spec is None:
@@ -224,7 +226,7 @@ def _class_outcome(
     account = _with_cap_state(counted, capped=decision.capped, told=bool(events), now_s=now.wall_s)
     leaf = leaf_class(traffic_class, slice_account.slice_id, decision.kernel, limits.share)
     if last is not None and last.leaf == leaf:
-        leaf = last.leaf
+        leaf = last.leaf  # the same object, so that the tree is seen to be the same
     # A class that has just crossed its threshold went on sending until its cap took hold. The next reading shows how
     # much, and corrects the cap: it is due as soon as if the class could cross again.
     crossing = not decision.capped or counted.capped_since_s is None
