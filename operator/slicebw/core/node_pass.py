@@ -437,19 +437,24 @@ def _add_up(
             time_to_threshold_ns = outcome.time_to_threshold_ns
         if outcome.live_until_s < live_until_s:  # noqa: PLR1730
             live_until_s = outcome.live_until_s
+    accounts = _accounts(joined.ledger.slices, kept, fresh)
+    without_class, members = joined.roster.without_class, joined.roster.members
+    purged = len(kept) < len(outcomes)
+    if purged:  # one that is forgotten now may still be denied a pod
+        without_class = reports_without_class(members.specs, members.membership, accounts, joined.ledger.unplaced)
     return _Sum(
         outcomes=kept,
-        accounts=_accounts(joined.ledger.slices, kept, fresh),
+        accounts=accounts,
         tree=_tree(node, kept, fresh, memory.sum.tree if memory and joined.goes_on else None),
         changes=changes,
-        usages=(*[outcome.usage for outcome in kept], *joined.roster.without_class),
+        usages=(*[outcome.usage for outcome in kept], *without_class),
         events=_events(fresh),
         live=live,
         capped=capped,
         good_until_s=good_until_s,
         time_to_threshold_ns=time_to_threshold_ns,
         live_until_s=live_until_s,
-        purged=len(kept) < len(outcomes),
+        purged=purged,
     )
 
 

@@ -469,3 +469,15 @@ def test_a_foreign_tree_that_takes_the_place_of_ours_is_told_on_every_slice_at_o
     node.root = RootQdisc.FOREIGN
     (usage,) = node.run(at(1)).usages
     assert usage.not_enforced_reason.endswith("qdisc that is not slicebw's: remove it, or name another device")
+
+
+def test_a_slice_that_is_forgotten_and_still_denied_a_pod_is_reported_without_a_break() -> None:
+    """Else its BandwidthUsage would be deleted in one pass and made again in the next."""
+    young, old = spec("ns/young", created_s=5), spec("ns/old")
+    node = Node(young, pods=(POD,))
+    node.run(at(0))
+    node.desired = replace(node.desired, slices=(young, old))
+    for second in (1, 2, 3600, 3601):
+        result = node.run(at(second))
+        assert young.key in {usage.key for usage in result.usages}
+    assert young.key not in node.ledger.slices
