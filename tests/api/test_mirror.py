@@ -8,9 +8,9 @@ import pytest
 from slicebw.api import kinds
 from slicebw.kube.background import ApiThread
 from slicebw.kube.cache import key_of
+from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import SLICE_BANDWIDTHS, Object
-from slicebw.kube.watch import Watched
 from tests.api.cluster import Cluster, eventually, slice_bandwidth, throughout
 from tests.api.proxy import FaultProxy
 

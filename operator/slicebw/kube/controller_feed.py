@@ -15,9 +15,9 @@ from slicebw.api.slice_bandwidth import SliceRecord
 from slicebw.core.desired import SliceKey
 from slicebw.kube.background import ApiThread
 from slicebw.kube.cache import Change
+from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import BANDWIDTH_USAGES, NODES, SLICE_BANDWIDTHS, Object
-from slicebw.kube.watch import Watched
 
 PAGE_SIZE: Final = 500
 """Usages are the one list that grows with slices times nodes: it is read in pages, whole it would fill the memory."""

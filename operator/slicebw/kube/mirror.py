@@ -12,8 +12,8 @@ from slicebw.kube.background import ApiThread
 from slicebw.kube.backoff import Backoff
 from slicebw.kube.cache import Change, Gone, Key, ObjectCache, gone_of, key_of
 from slicebw.kube.client import ApiRefused, ApiUnreachable, Page
+from slicebw.kube.kopf_watch import KopfWatch, ListSink, Watched
 from slicebw.kube.resources import CRDS, Object
-from slicebw.kube.watch import KopfWatch, ListSink, Watched
 
 log = logging.getLogger(__name__)
 
