@@ -12,8 +12,8 @@ import pytest
 from slicebw.api import kinds
 from slicebw.core.desired import SliceSpec
 from slicebw.kube import connection
+from slicebw.kube.agent_feed import ApiFeed
 from slicebw.kube.background import ApiThread
-from slicebw.kube.feed import ApiFeed
 from tests.api.cluster import Cluster, eventually
 from tests.api.proxy import FaultProxy
 from tests.support.namespaces import namespace, new_namespace

@@ -18,7 +18,8 @@ ROLES = """
 import slicebw.cli.agent, slicebw.cli.controller, slicebw.cli.exposition, slicebw.cli.node
 import slicebw.agent.checkpoint, slicebw.cli.probes, slicebw.agent.loop, slicebw.agent.metrics
 import slicebw.controller.status_loop, slicebw.controller.metrics
-import slicebw.folder.feed, slicebw.kernel.htb, slicebw.kernel.nft, slicebw.kube.controller_writer, slicebw.kube.feed
+import slicebw.folder.feed, slicebw.kernel.htb, slicebw.kernel.nft
+import slicebw.kube.controller_writer, slicebw.kube.agent_feed
 """
 WRITE = """
 import os, sys

@@ -137,8 +137,8 @@ def _edges(node: str, manifests: Path | None, kubeconfig: Path | None, wake: Cal
         reports = ReportQueue(FolderSink(manifests, node), last_chance_s=5.0)
         return _Edges(folder_feed, reports, [reports, folder_feed])
     api = api_thread(kubeconfig, "agent")  # before anything imports kopf
+    from slicebw.kube.agent_feed import ApiFeed
     from slicebw.kube.agent_sink import ApiSink
-    from slicebw.kube.feed import ApiFeed
 
     feed = ApiFeed(api, node, wake)
     reports = ReportQueue(ApiSink(api, node))

@@ -1,7 +1,7 @@
 """The simulated agents' watches: one process that opens what each agent opens, and counts what comes.
 
-An agent watches four lists (``slicebw.kube.feed``), each over a connection of its own. Here the same requests are made,
-over the product's own connections, and the answers are counted, but not taken in: a thousand caches of all
+An agent watches four lists (``slicebw.kube.agent_feed``), each over a connection of its own. Here the same requests are
+made, over the product's own connections, and the answers are counted, but not taken in: a thousand caches of all
 SliceBandwidths would measure Python. What taking them in costs is what ``footprint`` shows.
 """
 

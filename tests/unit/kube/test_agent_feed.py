@@ -8,8 +8,8 @@ import pytest
 
 from slicebw.api.node_bandwidth import parse
 from slicebw.kube import connection
+from slicebw.kube.agent_feed import ApiFeed
 from slicebw.kube.background import ApiThread
-from slicebw.kube.feed import ApiFeed
 
 NODE = {"metadata": {"name": "node-1"}, "spec": {"exemptDestinations": ["198.51.100.0/24"]}}
 
