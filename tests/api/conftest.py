@@ -13,7 +13,7 @@ from slicebw.api import kinds
 from slicebw.core.desired import SliceSpec
 from slicebw.kube import connection
 from slicebw.kube.agent_feed import ApiFeed
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from tests.api.cluster import Cluster, eventually
 from tests.api.proxy import FaultProxy
 from tests.support.namespaces import namespace, new_namespace

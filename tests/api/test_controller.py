@@ -14,7 +14,7 @@ from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.controller.status_loop import StatusLoop
 from slicebw.core.desired import SliceKey
 from slicebw.core.membership import OLDER_HAS_IT, PodProblem
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.controller_feed import ApiClusterFeed
 from slicebw.kube.controller_writer import ApiClusterWriter
 from tests.api.cluster import Cluster, eventually, slice_bandwidth, throughout

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slicebw.api import kinds
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.cache import key_of
 from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.mirror import Mirror

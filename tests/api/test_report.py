@@ -15,7 +15,7 @@ from slicebw.core.desired import SliceKey
 from slicebw.core.ledger import PendingEvent, Reason
 from slicebw.core.reports import UsageReport
 from slicebw.kube.agent_sink import ApiSink
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.own_usages import list_own_usages
 from tests.api.cluster import Cluster, eventually, node_bandwidth, throughout
 from tests.api.proxy import FaultProxy, Request

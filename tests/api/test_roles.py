@@ -14,7 +14,7 @@ from slicebw.api import kinds
 from slicebw.controller.status_loop import StatusLoop
 from slicebw.core.desired import SliceKey
 from slicebw.kube.agent_sink import ApiSink
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.client import ApiRefused
 from slicebw.kube.controller_feed import ApiClusterFeed
 from slicebw.kube.controller_writer import ApiClusterWriter

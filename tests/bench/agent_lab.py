@@ -15,7 +15,7 @@ from typing import Any
 
 from slicebw.api import kinds
 from slicebw.kube import connection
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.client import ApiClient
 from slicebw.kube.resources import PODS, SLICE_BANDWIDTHS
 from tests.api.cluster import Cluster, node_bandwidth, slice_bandwidth

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
     from slicebw.controller.status_loop import StatusLoop
-    from slicebw.kube.background import ApiThread
+    from slicebw.kube.api_thread import ApiThread
     from slicebw.kube.controller_feed import ApiClusterFeed
 
 log = logging.getLogger(__name__)

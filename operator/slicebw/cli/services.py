@@ -15,7 +15,7 @@ from slicebw import __version__
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-    from slicebw.kube.background import ApiThread
+    from slicebw.kube.api_thread import ApiThread
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def api_thread(kubeconfig: Path | None, role: str) -> "ApiThread":
     """The thread that talks to the API server; one that is away is waited for. Raises UsageError: no credentials."""
     _leave_out_client_libraries()
     from slicebw.kube import connection
-    from slicebw.kube.background import ApiThread
+    from slicebw.kube.api_thread import ApiThread
 
     path = None if kubeconfig is None else str(kubeconfig)
     connection.load(path)

@@ -8,7 +8,7 @@ from typing import Any
 from slicebw.api import node_bandwidth, pod, slice_bandwidth
 from slicebw.api.kinds import DEFAULT_NODE_BANDWIDTH
 from slicebw.core.desired import DesiredState, NodeSpec, Pod, SliceSpec
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import NODE_BANDWIDTHS, PODS, SLICE_BANDWIDTHS

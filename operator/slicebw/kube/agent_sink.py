@@ -11,7 +11,7 @@ from slicebw.core.clock import TokenBucket
 from slicebw.core.errors import TryLater
 from slicebw.core.ledger import PendingEvent
 from slicebw.core.reports import NodeWrite, ReportWrite, UsageRemoval, UsageReport, UsageWrite
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.backoff import Backoff
 from slicebw.kube.client import ApiRefused, ApiUnreachable
 from slicebw.kube.own_usages import list_own_usages

@@ -13,7 +13,7 @@ from slicebw.api.bandwidth_usage import NodeUsage, UsageRecord
 from slicebw.api.fields import FieldError
 from slicebw.api.slice_bandwidth import SliceRecord
 from slicebw.core.desired import SliceKey
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.cache import Change
 from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.mirror import Mirror

@@ -10,7 +10,7 @@ from slicebw.api import event, kinds, pod, slice_bandwidth
 from slicebw.api.slice_bandwidth import SliceStatus
 from slicebw.core.desired import Pod, SliceKey
 from slicebw.core.ledger import PendingEvent
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.client import ApiRefused, ApiUnreachable
 from slicebw.kube.controller_feed import ApiClusterFeed
 from slicebw.kube.resources import BANDWIDTH_USAGES, EVENTS, NODES, PODS, SLICE_BANDWIDTHS

@@ -25,7 +25,7 @@ import aiohttp
 import kopf
 
 from slicebw.core.errors import SlicebwError
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.backoff import Backoff
 from slicebw.kube.client import (
     ApiClient,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
 from typing import Final, Generic, TypeVar
 
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.backoff import Backoff
 from slicebw.kube.cache import Change, Gone, Key, ObjectCache, gone_of, key_of
 from slicebw.kube.client import ApiRefused, ApiUnreachable, Page

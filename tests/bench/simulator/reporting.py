@@ -16,7 +16,7 @@ from slicebw.core.clock import NS
 from slicebw.core.ledger import PendingEvent
 from slicebw.core.policy import LONGEST_NS
 from slicebw.kube.agent_sink import ApiSink
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from tests.bench.simulator.fleet import Fleet, SimulatedNode
 from tests.bench.simulator.traffic import MeteredConnection, Traffic, TrafficMeter
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from slicebw.core.errors import SlicebwError
 from slicebw.kube import connection
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.client import ApiClient
 from slicebw.kube.resources import NODES, SLICE_BANDWIDTHS, Resource
 from tests.api.cluster import Cluster

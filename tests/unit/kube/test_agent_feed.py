@@ -9,7 +9,7 @@ import pytest
 from slicebw.api.node_bandwidth import parse
 from slicebw.kube import connection
 from slicebw.kube.agent_feed import ApiFeed
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 
 NODE = {"metadata": {"name": "node-1"}, "spec": {"exemptDestinations": ["198.51.100.0/24"]}}
 

@@ -11,7 +11,7 @@ import pytest
 from slicebw.api import bandwidth_usage
 from slicebw.core.desired import SliceKey
 from slicebw.core.errors import SlicebwError
-from slicebw.kube.background import ApiThread
+from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.connection import Connection
 from slicebw.kube.controller_feed import ApiClusterFeed
 from tests.support.reports import GB, PERIOD_START_S, class_usage, usage_report
