@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slicebw.agent.ports import Feed
     from slicebw.agent.reconciler import Reconciler
     from slicebw.agent.report_queue import ReportQueue
-    from slicebw.kube.health import ApiHealth
+    from slicebw.kube.api_health import ApiHealth
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from slicebw import __version__
 
 if TYPE_CHECKING:
     from slicebw.cli.probes import Page
-    from slicebw.kube.health import ApiHealth
+    from slicebw.kube.api_health import ApiHealth
 
 
 class BuildInfo:

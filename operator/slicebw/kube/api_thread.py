@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
+from slicebw.kube.api_health import ApiHealth
 from slicebw.kube.client import ApiClient
 from slicebw.kube.connection import Connection
-from slicebw.kube.health import ApiHealth
 
 _T = TypeVar("_T")
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 import aiohttp
 
 from slicebw.core.errors import SlicebwError
+from slicebw.kube.api_health import ApiHealth
 from slicebw.kube.connection import Connection
-from slicebw.kube.health import ApiHealth
 from slicebw.kube.resources import Object, Resource
 
 REQUEST_TIMEOUT_S: Final = 30.0

@@ -10,7 +10,7 @@ from slicebw.agent.metrics import AgentMetrics
 from slicebw.cli.exposition import ApiMetrics, BuildInfo, page
 from slicebw.controller.metrics import ControllerMetrics
 from slicebw.controller.status_loop import Counts, StatusLoop
-from slicebw.kube.health import ApiHealth
+from slicebw.kube.api_health import ApiHealth
 from tests.support.processes import ROOT
 from tests.unit.agent.test_reconciler import World
 from tests.unit.controller.cluster import World as Cluster

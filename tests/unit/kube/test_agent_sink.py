@@ -10,9 +10,9 @@ from slicebw.core.desired import SliceKey
 from slicebw.core.errors import TryLater
 from slicebw.core.reports import NodeWrite, ReportWrite, UsageRemoval, UsageWrite
 from slicebw.kube.agent_sink import ApiSink
+from slicebw.kube.api_health import ApiHealth
 from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.client import ApiRefused, ApiUnreachable, Page
-from slicebw.kube.health import ApiHealth
 from slicebw.kube.resources import BANDWIDTH_USAGES, NODE_BANDWIDTHS, Object, Resource
 from tests.support.reports import capped_event, node_report, usage_report
 
