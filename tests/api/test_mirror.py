@@ -7,10 +7,10 @@ import pytest
 
 from slicebw.api import kinds
 from slicebw.kube.api_thread import ApiThread
-from slicebw.kube.cache import key_of
 from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import SLICE_BANDWIDTHS, Object
+from slicebw.kube.store import key_of
 from tests.api.cluster import Cluster, eventually, slice_bandwidth, throughout
 from tests.api.proxy import FaultProxy
 
@@ -51,8 +51,9 @@ def test_after_a_restored_etcd_everything_is_taken_anew_and_the_watch_works_agai
     cluster.create(slice_bandwidth(namespace, "lost"))
     eventually(lambda: f"{namespace}/lost" in mirror.values())
     # All versions that are there now are lower than those seen before, as after a restore from a backup.
-    mirror._cache.complete(10**15)
-    mirror._cache._held = {key: type(held)(held.uid, 10**14, held.value) for key, held in mirror._cache._held.items()}
+    store = mirror._store
+    store.complete_list(10**15)
+    store._entries = {key: type(entry)(entry.uid, 10**14, entry.value) for key, entry in store._entries.items()}
     cluster.delete(kinds.SLICE_BANDWIDTH, "lost", namespace)
     cluster.create(slice_bandwidth(namespace, "restored"))
     eventually(lambda: f"{namespace}/restored" in mirror.values(), 40.0)

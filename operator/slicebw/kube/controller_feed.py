@@ -14,10 +14,10 @@ from slicebw.api.fields import FieldError
 from slicebw.api.slice_bandwidth import SliceRecord
 from slicebw.core.desired import SliceKey
 from slicebw.kube.api_thread import ApiThread
-from slicebw.kube.cache import Change
 from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import BANDWIDTH_USAGES, NODES, SLICE_BANDWIDTHS, Object
+from slicebw.kube.store import Change
 
 PAGE_SIZE: Final = 500
 """Usages are the one list that grows with slices times nodes: it is read in pages, whole it would fill the memory."""

@@ -10,10 +10,10 @@ from typing import Final, Generic, TypeVar
 
 from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.backoff import Backoff
-from slicebw.kube.cache import Change, Gone, Key, ObjectCache, gone_of, key_of
 from slicebw.kube.client import ApiRefused, ApiUnreachable, Page
 from slicebw.kube.kopf_watch import KopfWatch, ListSink, Watched
 from slicebw.kube.resources import CRDS, Object
+from slicebw.kube.store import Change, Deletion, Key, Store, deletion_of, key_of
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +65,9 @@ class Mirror(Generic[V]):
         self._doubt_removals = doubt_removals and watched.resource.custom
         self._relist_s = relist_s
         self._lock = threading.RLock()
-        self._cache = ObjectCache(parse)
+        self._store = Store(parse)
         self._listed = False
-        self._doubtful: dict[Key, Gone[V]] = {}
+        self._doubtful: dict[Key, Deletion] = {}
         self._asking = False
         self._relist_now = asyncio.Event()
         self._watch = KopfWatch(api, watched, self._on_event, self._begin_list)
@@ -93,17 +93,17 @@ class Mirror(Generic[V]):
     def values(self) -> list[V]:
         """All values, in no particular order."""
         with self._lock:
-            return list(self._cache)
+            return list(self._store)
 
     def see(self, obj: Object) -> None:
         """Take note of an object that came as the answer to a request of ours."""
-        self._take(lambda: self._cache.see(obj))
+        self._take(lambda: self._store.upsert(obj))
 
     def _on_event(self, event_type: str | None, obj: Object) -> None:
         if event_type == "DELETED":
-            self._take(lambda: self._remove([gone_of(obj)]))
+            self._take(lambda: self._remove([deletion_of(obj)]))
         else:
-            self._take(lambda: self._cache.see(obj))
+            self._take(lambda: self._store.upsert(obj))
 
     def _begin_list(self) -> ListSink:
         listed: set[Key] = set()
@@ -111,26 +111,26 @@ class Mirror(Generic[V]):
         def take(page: Page) -> None:
             for obj in page.items:
                 listed.add(key_of(obj))
-                self._take(lambda obj=obj: self._cache.see(obj, listed=True))  # type: ignore[misc]
+                self._take(lambda obj=obj: self._store.upsert(obj, listed=True))  # type: ignore[misc]
             if page.last:
                 self._take(lambda: self._end_list(listed, page.version))
 
         return take
 
     def _end_list(self, listed: Iterable[Key], version: int) -> None:
-        if version < self._cache.floor:
+        if version < self._store.list_version:
             # From an API server that lags behind, or etcd was restored: a list of our own will tell.
             self._api.soon(self._relist_now.set)
             return
-        self._remove(self._cache.missing_from(listed, version))
-        self._cache.complete(version)
+        self._remove(self._store.missing_from(listed, version))
+        self._store.complete_list(version)
         if not self._listed:
             self._listed = True
-            log.info("%s: %d known", self._watched, len(self._cache))
+            log.info("%s: %d known", self._watched, len(self._store))
             self._synced()
 
     def _take(self, change: Callable[[], Change[V] | None]) -> None:
-        """Change the cache and tell; an object that cannot be understood is logged, and leaves everything as it was."""
+        """Change the store and tell; an object that cannot be understood is logged, and leaves everything as it was."""
         with self._lock:
             try:
                 changed = change()
@@ -139,18 +139,18 @@ class Mirror(Generic[V]):
             except Exception as error:  # noqa: BLE001 - logged and counted in one place; the object is passed over
                 self._api.health.failed("parse", f"cannot take in an object of {self._watched}", error)
 
-    def _remove(self, gone: "list[Gone[V]]") -> None:
-        if not gone:
+    def _remove(self, deletions: list[Deletion]) -> None:
+        if not deletions:
             return
         if not self._doubt_removals:
-            self._forget(gone)
+            self._delete(deletions)
             return
-        self._doubtful.update((one.key, one) for one in gone)
+        self._doubtful.update((one.key, one) for one in deletions)
         self._api.soon(self._ask)
 
-    def _forget(self, gone: "Iterable[Gone[V]]") -> None:
-        for one in gone:
-            change = self._cache.forget(one)
+    def _delete(self, deletions: Iterable[Deletion]) -> None:
+        for one in deletions:
+            change = self._store.delete(one)
             if change is not None:
                 self._changed(change)
 
@@ -177,7 +177,7 @@ class Mirror(Generic[V]):
                 continue
             if standing:
                 with self._lock:
-                    self._forget(doubtful.values())
+                    self._delete(doubtful.values())
             else:
                 resource = self._watched.resource
                 self._api.health.complain(
@@ -230,19 +230,19 @@ class Mirror(Generic[V]):
         # Not even etcd itself knows of versions that we have seen.
         log.warning("%s: versions have jumped back, was etcd restored? Everything is taken anew", self._watched)
         with self._lock:
-            self._cache.rewind()
+            self._store.reset_versions()
         self._watch.restart()
         await self._list({})
 
     async def _list(self, query: dict[str, str]) -> bool:
         """Take in a list, unless it is older than one that was taken in before the request: then return false."""
-        floor, sink = self._cache.floor, self._begin_list()
+        list_version, sink = self._store.list_version, self._begin_list()
         pages = self._api.client.pages(
             self._watched.resource, self._watched.page_size, **self._watched.query(), **query
         )
         async with aclosing(pages):
             async for page in pages:
-                if page.version < floor:
+                if page.version < list_version:
                     return False
                 sink(page)
         return True

@@ -7,7 +7,7 @@ Every object carries a resourceVersion: one counter for all objects of a kind, w
 - an object not held is taken only if it is newer than its own deletion and than the last complete list;
 - a deletion counts for the very object (uid) it names, and for older ones of that name.
 
-Only a restored etcd makes the counter jump back; :meth:`ObjectCache.rewind` then lets anything be newer.
+Only a restored etcd makes the counter jump back; :meth:`Store.reset_versions` then lets anything be newer.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -31,8 +31,8 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Gone(Generic[V]):
-    """An object that is said not to be there any more, as of ``version``."""
+class Deletion:
+    """An object that does not exist any more, as of ``version``."""
 
     key: Key
     uid: str
@@ -48,7 +48,7 @@ class Change(Generic[V]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Held(Generic[V]):
+class _Entry(Generic[V]):
     uid: str
     version: int
     value: V
@@ -65,35 +65,35 @@ def version_of(obj: Object) -> int:
     return int(obj["metadata"]["resourceVersion"])
 
 
-def gone_of(obj: Object) -> "Gone[V]":
+def deletion_of(obj: Object) -> Deletion:
     """What a DELETED event says: its object has the version of the deletion."""
-    return Gone(key_of(obj), obj["metadata"]["uid"], version_of(obj))
+    return Deletion(key_of(obj), obj["metadata"]["uid"], version_of(obj))
 
 
-class ObjectCache(Generic[V]):
+class Store(Generic[V]):
     """The newest known value of each object. Not thread-safe."""
 
     def __init__(self, parse: Callable[[Object], V]) -> None:
         """Know nothing yet. ``parse`` makes of an object what is worth keeping of it."""
         self._parse = parse
-        self._held: dict[Key, _Held[V]] = {}
+        self._entries: dict[Key, _Entry[V]] = {}
         self._tombstones: dict[Key, int] = {}
-        self._floor = 0
+        self._list_version = 0
 
     def __len__(self) -> int:
         """How many objects are known."""
-        return len(self._held)
+        return len(self._entries)
 
     def __iter__(self) -> Iterator[V]:
         """The values, in no particular order."""
-        return (held.value for held in self._held.values())
+        return (entry.value for entry in self._entries.values())
 
     @property
-    def floor(self) -> int:
+    def list_version(self) -> int:
         """The version of the newest complete list."""
-        return self._floor
+        return self._list_version
 
-    def see(self, obj: Object, *, listed: bool = False) -> Change[V] | None:
+    def upsert(self, obj: Object, *, listed: bool = False) -> Change[V] | None:
         """Take note of an object. None where it is old news, or changes nothing that is kept of it.
 
         Args:
@@ -101,47 +101,47 @@ class ObjectCache(Generic[V]):
             listed: it stands in a list, which is right about what exists even below the floor.
         """
         key, version = key_of(obj), version_of(obj)
-        held = self._held.get(key)
-        unheld = max(self._tombstones.get(key, 0), 0 if listed else self._floor)
-        if version <= (unheld if held is None else held.version):
+        entry = self._entries.get(key)
+        newest_without = max(self._tombstones.get(key, 0), 0 if listed else self._list_version)
+        if version <= (newest_without if entry is None else entry.version):
             return None
         value = self._parse(obj)
         # An equal value stays the same object: readers tell by identity what has changed.
-        same = held is not None and held.value == value
-        kept = held.value if held is not None and same else value
-        self._held[key] = _Held(obj["metadata"]["uid"], version, kept)
+        same = entry is not None and entry.value == value
+        kept = entry.value if entry is not None and same else value
+        self._entries[key] = _Entry(obj["metadata"]["uid"], version, kept)
         self._tombstones.pop(key, None)
-        return None if same else Change(None if held is None else held.value, value)
+        return None if same else Change(None if entry is None else entry.value, value)
 
-    def forget(self, gone: "Gone[V]") -> Change[V] | None:
-        """Drop an object, unless what is held under its name is another and newer one."""
-        held = self._held.get(gone.key)
-        if held is not None and held.uid != gone.uid and held.version >= gone.version:
+    def delete(self, deletion: Deletion) -> Change[V] | None:
+        """Drop an object, unless what is entry under its name is another and newer one."""
+        entry = self._entries.get(deletion.key)
+        if entry is not None and entry.uid != deletion.uid and entry.version >= deletion.version:
             return None
-        self._tombstones[gone.key] = max(gone.version, self._tombstones.get(gone.key, 0))
+        self._tombstones[deletion.key] = max(deletion.version, self._tombstones.get(deletion.key, 0))
         while len(self._tombstones) > MAX_TOMBSTONES:
             del self._tombstones[next(iter(self._tombstones))]
-        if held is None:
+        if entry is None:
             return None
-        del self._held[gone.key]
-        return Change(held.value, None)
+        del self._entries[deletion.key]
+        return Change(entry.value, None)
 
-    def missing_from(self, listed: Iterable[Key], version: int) -> "list[Gone[V]]":
+    def missing_from(self, listed: Iterable[Key], version: int) -> list[Deletion]:
         """What a complete list of ``version`` does not have any more, and is not newer than the list."""
         names = frozenset(listed)
         return [
-            Gone(key, held.uid, version)
-            for key, held in self._held.items()
-            if key not in names and held.version <= version
+            Deletion(key, entry.uid, version)
+            for key, entry in self._entries.items()
+            if key not in names and entry.version <= version
         ]
 
-    def complete(self, version: int) -> None:
-        """A complete list of ``version`` has been taken in: whatever was deleted before it is known to be gone."""
-        self._floor = max(self._floor, version)
+    def complete_list(self, version: int) -> None:
+        """A complete list of ``version`` has been taken in: whatever was deleted before it is known to be deletion."""
+        self._list_version = max(self._list_version, version)
         self._tombstones = {key: at for key, at in self._tombstones.items() if at > version}
 
-    def rewind(self) -> None:
+    def reset_versions(self) -> None:
         """The versions have jumped back: hold on to the values, and take whatever comes for newer."""
-        self._floor = 0
+        self._list_version = 0
         self._tombstones.clear()
-        self._held = {key: _Held(held.uid, 0, held.value) for key, held in self._held.items()}
+        self._entries = {key: _Entry(entry.uid, 0, entry.value) for key, entry in self._entries.items()}
