@@ -9,8 +9,8 @@ from slicebw.api import node_bandwidth, pod, slice_bandwidth
 from slicebw.api.kinds import DEFAULT_NODE_BANDWIDTH
 from slicebw.core.desired import DesiredState, NodeSpec, Pod, SliceSpec
 from slicebw.kube.api_thread import ApiThread
+from slicebw.kube.informer import Informer
 from slicebw.kube.kopf_watch import Watched
-from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import NODE_BANDWIDTHS, PODS, SLICE_BANDWIDTHS
 
 
@@ -32,27 +32,27 @@ class ApiFeed:
         self._dirty = threading.Event()
         self._lock = threading.Lock()
         self._desired = DesiredState()
-        self._slices: Mirror[SliceSpec] = self._mirror(api, Watched(SLICE_BANDWIDTHS), slice_bandwidth.parse)
-        self._pods: Mirror[Pod] = self._mirror(api, Watched(PODS, f"spec.nodeName={node_name}"), pod.parse)
+        self._slices: Informer[SliceSpec] = self._informer(api, Watched(SLICE_BANDWIDTHS), slice_bandwidth.parse)
+        self._pods: Informer[Pod] = self._informer(api, Watched(PODS, f"spec.nodeName={node_name}"), pod.parse)
         # One watch for each name: a thousand agents report their status in NodeBandwidths, and if each of them watched
         # all of these, every report would be sent a thousand times.
-        self._nodes: dict[str, Mirror[NodeSpec]] = {
-            name: self._mirror(api, Watched(NODE_BANDWIDTHS, f"metadata.name={name}"), node_bandwidth.parse)
+        self._nodes: dict[str, Informer[NodeSpec]] = {
+            name: self._informer(api, Watched(NODE_BANDWIDTHS, f"metadata.name={name}"), node_bandwidth.parse)
             for name in (DEFAULT_NODE_BANDWIDTH, node_name)
         }
         self._own = self._nodes[node_name]
 
     def start(self) -> None:
         """Begin to watch. Returns at once; see ``desired_state().synced``."""
-        for mirror in self._mirrors():
-            mirror.start()
+        for informer in self._informers():
+            informer.start()
 
     def stop(self) -> None:
         """End the watches; the desired state stays readable."""
-        for mirror in self._mirrors():
-            mirror.ask_to_stop()
-        for mirror in self._mirrors():
-            mirror.stop()
+        for informer in self._informers():
+            informer.ask_to_stop()
+        for informer in self._informers():
+            informer.stop()
 
     def desired_state(self) -> DesiredState:
         """What is known now; cheap, never blocks, callable from any thread."""
@@ -65,7 +65,7 @@ class ApiFeed:
     def _take(self) -> DesiredState:
         # Asked first: a list that comes while the values are read is not in all of them, and a desired that is called
         # complete and lacks a NodeBandwidth or a slice takes its exempt destinations or its class away.
-        synced = all(mirror.listed for mirror in self._mirrors())
+        synced = all(informer.listed for informer in self._informers())
         own, default = self._own.values(), self._nodes[DEFAULT_NODE_BANDWIDTH].values()
         return DesiredState(
             slices=tuple(sorted(self._slices.values(), key=attrgetter("key"))),
@@ -74,11 +74,11 @@ class ApiFeed:
             synced=synced,
         )
 
-    def _mirrors(self) -> list[Mirror[Any]]:
+    def _informers(self) -> list[Informer[Any]]:
         return [self._slices, self._pods, *self._nodes.values()]
 
-    def _mirror(self, api: ApiThread, watched: Watched, parse: Callable[[Any], Any]) -> Mirror[Any]:
-        return Mirror(api, watched, parse, lambda _: self._changed(), self._changed, doubt_removals=True)
+    def _informer(self, api: ApiThread, watched: Watched, parse: Callable[[Any], Any]) -> Informer[Any]:
+        return Informer(api, watched, parse, lambda _: self._changed(), self._changed, doubt_removals=True)
 
     def _changed(self) -> None:
         self._dirty.set()

@@ -14,8 +14,8 @@ from slicebw.api.fields import FieldError
 from slicebw.api.slice_bandwidth import SliceRecord
 from slicebw.core.desired import SliceKey
 from slicebw.kube.api_thread import ApiThread
+from slicebw.kube.informer import Informer
 from slicebw.kube.kopf_watch import Watched
-from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import BANDWIDTH_USAGES, NODES, SLICE_BANDWIDTHS, Object
 from slicebw.kube.store import Change
 
@@ -35,27 +35,27 @@ class ApiClusterFeed:
         self._by_namespace: dict[str, set[SliceKey]] = defaultdict(set)
         self._usages: dict[SliceKey, dict[str, UsageRecord]] = defaultdict(dict)
         self._changed: set[SliceKey] = set()
-        self._slice_mirror = Mirror(api, Watched(SLICE_BANDWIDTHS), _slice, self._slice_changed, wake)
+        self._slice_informer = Informer(api, Watched(SLICE_BANDWIDTHS), _slice, self._slice_changed, wake)
         usages = Watched(BANDWIDTH_USAGES, page_size=PAGE_SIZE)
-        self._usage_mirror = Mirror(api, usages, self._usage, self._usage_changed, wake)
-        self._node_mirror = Mirror(api, Watched(NODES), _node, lambda _: wake(), wake)
-        self._mirrors: tuple[Mirror[Any], ...] = (self._slice_mirror, self._usage_mirror, self._node_mirror)
+        self._usage_informer = Informer(api, usages, self._usage, self._usage_changed, wake)
+        self._node_informer = Informer(api, Watched(NODES), _node, lambda _: wake(), wake)
+        self._informers: tuple[Informer[Any], ...] = (self._slice_informer, self._usage_informer, self._node_informer)
 
     def start(self) -> None:
         """Begin to watch. Returns at once; see :meth:`synced`."""
-        for mirror in self._mirrors:
-            mirror.start()
+        for informer in self._informers:
+            informer.start()
 
     def stop(self) -> None:
         """End the watches; what is known stays readable."""
-        for mirror in self._mirrors:
-            mirror.ask_to_stop()
-        for mirror in self._mirrors:
-            mirror.stop()
+        for informer in self._informers:
+            informer.ask_to_stop()
+        for informer in self._informers:
+            informer.stop()
 
     def synced(self) -> bool:
         """Whether complete lists of SliceBandwidths and BandwidthUsages have been seen."""
-        return self._slice_mirror.listed and self._usage_mirror.listed
+        return self._slice_informer.listed and self._usage_informer.listed
 
     def changed(self) -> frozenset[SliceKey]:
         """Slices of which anything changed since the last call, their usages included."""
@@ -94,15 +94,15 @@ class ApiClusterFeed:
 
     def nodes(self) -> frozenset[str] | None:
         """The names of all Nodes, None before a complete list of them has been seen."""
-        return frozenset(self._node_mirror.values()) if self._node_mirror.listed else None
+        return frozenset(self._node_informer.values()) if self._node_informer.listed else None
 
     def note_written(self, obj: Object) -> None:
         """Take note of a SliceBandwidth as a write of ours left it, ahead of the watch."""
-        self._slice_mirror.see(obj)
+        self._slice_informer.upsert(obj)
 
     def note_usage(self, obj: Object) -> None:
         """Take note of a BandwidthUsage, as the watch does."""
-        self._usage_mirror.see(obj)
+        self._usage_informer.upsert(obj)
 
     def _slice_changed(self, change: Change[SliceRecord]) -> None:
         some = change.after or change.before

@@ -14,8 +14,8 @@ from slicebw.kube.api_thread import ApiThread
 NODE = {"metadata": {"name": "node-1"}, "spec": {"exemptDestinations": ["198.51.100.0/24"]}}
 
 
-class LateMirror:
-    """A mirror whose first list comes while somebody reads: what was read is from before it."""
+class LateInformer:
+    """An informer whose first list comes while somebody reads: what was read is from before it."""
 
     def __init__(self, *values: Any) -> None:
         self.listed = False
@@ -40,10 +40,10 @@ def test_a_list_that_comes_while_a_snapshot_is_taken_does_not_make_it_complete(
     monkeypatch: pytest.MonkeyPatch, api: ApiThread
 ) -> None:
     feed = ApiFeed(api, "node-1", lambda: None)
-    own = LateMirror(parse(NODE))
-    for name, mirror in (("_own", own), ("_slices", LateMirror()), ("_pods", LateMirror())):
-        monkeypatch.setattr(feed, name, mirror)
-    monkeypatch.setattr(feed, "_nodes", {"default": LateMirror(), "node-1": own})
+    own = LateInformer(parse(NODE))
+    for name, informer in (("_own", own), ("_slices", LateInformer()), ("_pods", LateInformer())):
+        monkeypatch.setattr(feed, name, informer)
+    monkeypatch.setattr(feed, "_nodes", {"default": LateInformer(), "node-1": own})
     feed._changed()
     first = feed.desired_state()
     assert not first.synced

@@ -1,4 +1,4 @@
-"""A mirror puts itself right where the watch cannot: what it missed, and versions that have jumped back."""
+"""An informer puts itself right where the watch cannot: what it missed, and versions that have jumped back."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 from slicebw.api import kinds
 from slicebw.kube.api_thread import ApiThread
+from slicebw.kube.informer import Informer
 from slicebw.kube.kopf_watch import Watched
-from slicebw.kube.mirror import Mirror
 from slicebw.kube.resources import SLICE_BANDWIDTHS, Object
 from slicebw.kube.store import key_of
 from tests.api.cluster import Cluster, eventually, slice_bandwidth, throughout
@@ -18,14 +18,14 @@ RELIST_S = 2.0
 
 
 @pytest.fixture
-def mirror(proxy: FaultProxy, connect: Callable[[Path], ApiThread]) -> Iterator[Mirror[str]]:
-    """A mirror of SliceBandwidths' names that makes a list of its own every one to three seconds."""
+def informer(proxy: FaultProxy, connect: Callable[[Path], ApiThread]) -> Iterator[Informer[str]]:
+    """An informer of SliceBandwidths' names that makes a list of its own every one to three seconds."""
 
     def parse(obj: Object) -> str:
         return "/".join(key_of(obj))
 
     api = connect(proxy.kubeconfig)
-    made = Mirror(api, Watched(SLICE_BANDWIDTHS), parse, lambda _: None, lambda: None, relist_s=RELIST_S)
+    made = Informer(api, Watched(SLICE_BANDWIDTHS), parse, lambda _: None, lambda: None, relist_s=RELIST_S)
     made.start()
     eventually(lambda: made.listed)
     yield made
@@ -33,33 +33,33 @@ def mirror(proxy: FaultProxy, connect: Callable[[Path], ApiThread]) -> Iterator[
 
 
 def test_a_watch_that_says_nothing_is_made_up_for_by_a_list_of_our_own(
-    cluster: Cluster, proxy: FaultProxy, mirror: Mirror[str], namespace: str
+    cluster: Cluster, proxy: FaultProxy, informer: Informer[str], namespace: str
 ) -> None:
     cluster.create(slice_bandwidth(namespace, "goes"))
-    eventually(lambda: f"{namespace}/goes" in mirror.values())
+    eventually(lambda: f"{namespace}/goes" in informer.values())
     eventually(lambda: any("watch=true" in request.query for request in proxy.requests))
     proxy.mute()
     cluster.delete(kinds.SLICE_BANDWIDTH, "goes", namespace)
     cluster.create(slice_bandwidth(namespace, "comes"))
-    eventually(lambda: f"{namespace}/comes" in mirror.values(), 30.0)
-    eventually(lambda: f"{namespace}/goes" not in mirror.values(), 30.0)
+    eventually(lambda: f"{namespace}/comes" in informer.values(), 30.0)
+    eventually(lambda: f"{namespace}/goes" not in informer.values(), 30.0)
 
 
 def test_after_a_restored_etcd_everything_is_taken_anew_and_the_watch_works_again(
-    cluster: Cluster, mirror: Mirror[str], namespace: str
+    cluster: Cluster, informer: Informer[str], namespace: str
 ) -> None:
     cluster.create(slice_bandwidth(namespace, "lost"))
-    eventually(lambda: f"{namespace}/lost" in mirror.values())
+    eventually(lambda: f"{namespace}/lost" in informer.values())
     # All versions that are there now are lower than those seen before, as after a restore from a backup.
-    store = mirror._store
+    store = informer._store
     store.complete_list(10**15)
     store._entries = {key: type(entry)(entry.uid, 10**14, entry.value) for key, entry in store._entries.items()}
     cluster.delete(kinds.SLICE_BANDWIDTH, "lost", namespace)
     cluster.create(slice_bandwidth(namespace, "restored"))
-    eventually(lambda: f"{namespace}/restored" in mirror.values(), 40.0)
-    eventually(lambda: f"{namespace}/lost" not in mirror.values(), 10.0)
+    eventually(lambda: f"{namespace}/restored" in informer.values(), 40.0)
+    eventually(lambda: f"{namespace}/lost" not in informer.values(), 10.0)
     cluster.create(slice_bandwidth(namespace, "later"))
-    eventually(lambda: f"{namespace}/later" in mirror.values(), 10.0)
+    eventually(lambda: f"{namespace}/later" in informer.values(), 10.0)
 
 
 def test_an_object_that_cannot_be_taken_in_is_passed_over_and_the_others_are_known(
@@ -73,7 +73,7 @@ def test_an_object_that_cannot_be_taken_in_is_passed_over_and_the_others_are_kno
     for name in ("bad", "good"):
         cluster.create(slice_bandwidth(namespace, name))
     api = connect(proxy.kubeconfig)
-    made = Mirror(api, Watched(SLICE_BANDWIDTHS), parse, lambda _: None, lambda: None)
+    made = Informer(api, Watched(SLICE_BANDWIDTHS), parse, lambda _: None, lambda: None)
     made.start()
     try:
         eventually(lambda: "good" in made.values())

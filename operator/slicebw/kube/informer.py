@@ -28,7 +28,7 @@ FIRST_LIST_S: Final = 15.0
 """Our own list is made early if kopf's has not come by then."""
 
 
-class Mirror(Generic[V]):
+class Informer(Generic[V]):
     """The newest known values of one watched list. Reading is cheap and safe from any thread.
 
     Objects of a kind whose CustomResourceDefinition is being removed are deleted by the API server, one by one, as if
@@ -95,7 +95,7 @@ class Mirror(Generic[V]):
         with self._lock:
             return list(self._store)
 
-    def see(self, obj: Object) -> None:
+    def upsert(self, obj: Object) -> None:
         """Take note of an object that came as the answer to a request of ours."""
         self._take(lambda: self._store.upsert(obj))
 
