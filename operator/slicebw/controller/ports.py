@@ -59,7 +59,7 @@ class ClusterWriter(Protocol):
         """
         ...
 
-    def tell(self, event: PendingEvent) -> bool:
+    def emit(self, event: PendingEvent) -> bool:
         """Emit an Event, if it is not there already; false where it has to be tried again."""
         ...
 

@@ -297,7 +297,7 @@ class StatusLoop:
         # The condition stands in the object: this controller or another one has emitted the Event before.
         emitted = any(one.reason == "InvalidSpec" and one.observed_generation == spec.generation
                    for one in record.status.conditions)  # fmt: skip
-        if emitted or self._writer.tell(invalid_event(spec, int(self._wall_clock()))):
+        if emitted or self._writer.emit(invalid_event(spec, int(self._wall_clock()))):
             state.event_generation = spec.generation
 
     def _write_outgoing(self) -> None:

@@ -65,7 +65,7 @@ class ApiSink:
 
     def warn_full(self, message: str) -> None:
         """Log that reports were dropped, and count it."""
-        self._api.health.complain("outbox", message, "full")
+        self._api.health.warn_once("outbox", message, "full")
 
     async def previous_reports(self) -> tuple[UsageReport, ...]:
         """List this node's usages. Raises TryLater."""
@@ -75,7 +75,7 @@ class ApiSink:
             pause_s = self._read_backoff.next_s()
             raise TryLater(str(error), pause_s=pause_s, retry_s=pause_s if error.busy else 0.0) from error
         except ApiRefused as refusal:
-            self._api.health.complain(f"{refusal.status} on list", f"usages not listed, trying again: {refusal}")
+            self._api.health.warn_once(f"{refusal.status} on list", f"usages not listed, trying again: {refusal}")
             raise TryLater(str(refusal), retry_s=self._read_backoff.next_s()) from refusal
 
     async def write(self, write: ReportWrite) -> bool:
@@ -102,13 +102,13 @@ class ApiSink:
             log.debug("dropped, its namespace is gone: %s", refusal)
             return True
         if refusal.hopeless:
-            self._api.health.complain(f"hopeless {refusal}", f"dropped: {refusal}")
+            self._api.health.warn_once(f"hopeless {refusal}", f"dropped: {refusal}")
             return True
         if refusal.kind_missing:
             resource = NODE_BANDWIDTHS if isinstance(write, NodeWrite) else BANDWIDTH_USAGES
-            self._api.health.complain(f"missing {resource}", missing(resource), "missing")
+            self._api.health.warn_once(f"missing {resource}", missing(resource), "missing")
         else:
-            self._api.health.complain(f"{refusal.status} on write", f"not written, trying again: {refusal}")
+            self._api.health.warn_once(f"{refusal.status} on write", f"not written, trying again: {refusal}")
         return False
 
     async def _send(self, write: ReportWrite) -> None:

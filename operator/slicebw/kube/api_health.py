@@ -43,7 +43,7 @@ class ApiHealth:
             self._failures["unreachable"] += 1
             if self._unreachable_since is None:
                 self._unreachable_since = time.monotonic()
-        self.complain(f"{_UNREACHABLE}{message}", f"{message} Trying again until it works.", count=False)
+        self.warn_once(f"{_UNREACHABLE}{message}", f"{message} Trying again until it works.", count=False)
 
     def reachable(self) -> None:
         """A request was answered, be it with a refusal."""
@@ -57,8 +57,8 @@ class ApiHealth:
         if since is not None:
             log.info("the API server is back after %.0f s", time.monotonic() - since)
 
-    def complain(self, about: str, message: str, kind: str = "refused", *, count: bool = True) -> None:
-        """Log a warning, unless it is known: ``about`` identifies the trouble until :meth:`settled`."""
+    def warn_once(self, about: str, message: str, kind: str = "refused", *, count: bool = True) -> None:
+        """Log a warning, unless it is known: ``about`` identifies the trouble until :meth:`resolve`."""
         now = time.monotonic()
         with self._lock:
             if count:
@@ -69,7 +69,7 @@ class ApiHealth:
             self._complaints[about] = now
         log.warning("%s", message)
 
-    def settled(self, about: str, message: str) -> None:
+    def resolve(self, about: str, message: str) -> None:
         """Log that a trouble is over, if it was complained about."""
         with self._lock:
             known = self._complaints.pop(about, None)

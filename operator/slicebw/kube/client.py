@@ -227,7 +227,7 @@ class ApiClient:
         if is_later(status):
             message = f"{connection.server} cannot serve {what} now ({status})."
             if not hurry:
-                self._health.complain(f"{status} on {method}", message, "later")
+                self._health.warn_once(f"{status} on {method}", message, "later")
             raise ApiUnreachable(message, _seconds(given.get("Retry-After")), busy=True)
         try:
             document = json.loads(answer)

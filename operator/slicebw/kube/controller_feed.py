@@ -141,7 +141,7 @@ class ApiClusterFeed:
         try:
             usage = bandwidth_usage.parse(obj)
         except FieldError as error:
-            self._api.health.complain(f"unreadable {metadata['uid']}", f"passed over: {error}", "parse")
+            self._api.health.warn_once(f"unreadable {metadata['uid']}", f"passed over: {error}", "parse")
             return None
         owners = metadata.get("ownerReferences") or ()
         owned = any(owner.get("kind") == "Node" for owner in owners)

@@ -40,14 +40,14 @@ class ApiClusterWriter:
         except TimeoutError:
             return dict.fromkeys(statuses, "no answer in time")
 
-    def tell(self, pending: PendingEvent) -> bool:
+    def emit(self, pending: PendingEvent) -> bool:
         """Emit an Event, if it is not there already; false where it has to be tried again."""
         _, obj = event.to_object(pending)
         try:
             self._api.call(self._api.client.create(EVENTS, obj), CALL_TIMEOUT_S)
         except ApiRefused as refusal:
             if not (refusal.already_exists or refusal.namespace_gone):
-                self._api.health.complain(f"event {refusal.status}", str(refusal))
+                self._api.health.warn_once(f"event {refusal.status}", str(refusal))
         except (ApiUnreachable, TimeoutError):
             return False
         return True
@@ -62,7 +62,7 @@ class ApiClusterWriter:
         except ApiRefused as refusal:
             if refusal.expired:
                 return None
-            self._api.health.complain(f"pods {refusal.status}", f"{refusal}: are slicebw's roles applied?")
+            self._api.health.warn_once(f"pods {refusal.status}", f"{refusal}: are slicebw's roles applied?")
             return str(refusal)
         except (ApiUnreachable, TimeoutError):
             return None
@@ -82,7 +82,7 @@ class ApiClusterWriter:
         try:
             self._api.call(self._api.client.delete(BANDWIDTH_USAGES, namespace, name, uid), CALL_TIMEOUT_S)
         except ApiRefused as refusal:
-            self._api.health.complain(f"delete usage {refusal.status}", str(refusal))
+            self._api.health.warn_once(f"delete usage {refusal.status}", str(refusal))
             return False
         except (ApiUnreachable, TimeoutError):
             return False
@@ -115,7 +115,7 @@ class ApiClusterWriter:
                     if refusal.conflict:
                         failures[key] = "another writer has changed it meanwhile"
                     elif not refusal.not_found:
-                        self._api.health.complain(f"status {refusal.status}", str(refusal))
+                        self._api.health.warn_once(f"status {refusal.status}", str(refusal))
                         failures[key] = str(refusal)
                 else:
                     self._feed.note_written(answer)

@@ -180,7 +180,7 @@ class Informer(Generic[V]):
                     self._delete(doubtful.values())
             else:
                 resource = self._watched.resource
-                self._api.health.complain(
+                self._api.health.warn_once(
                     f"missing {resource}",
                     f"CustomResourceDefinition {resource} is being removed: what its {len(doubtful)} objects said "
                     "stays in force until it is installed again: kubectl apply -f crds/",
@@ -194,7 +194,7 @@ class Informer(Generic[V]):
         except ApiRefused as refusal:
             if refusal.not_found:
                 return False
-            self._api.health.complain("crds", f"{refusal}: a removed kind now looks like deleted objects")
+            self._api.health.warn_once("crds", f"{refusal}: a removed kind now looks like deleted objects")
             return True
         return "deletionTimestamp" not in crd["metadata"]
 

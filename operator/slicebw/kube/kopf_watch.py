@@ -133,7 +133,7 @@ class KopfWatch:
             try:
                 asyncio.run(self._live())
             except Exception as error:  # noqa: BLE001 - whatever ended it, it is begun again; this is where it is said
-                self._api.health.complain(
+                self._api.health.warn_once(
                     self._about, f"the watch of {self._watched} ended, beginning again: {error!r}", "watch"
                 )
             if time.monotonic() - began > STABLE_AFTER_S:
@@ -177,9 +177,9 @@ class KopfWatch:
             while resource.custom:
                 try:
                     if await _is_served(client, resource):
-                        health.settled(about, f"CustomResourceDefinition {resource} is installed now")
+                        health.resolve(about, f"CustomResourceDefinition {resource} is installed now")
                         break
-                    health.complain(about, missing(resource), "missing")
+                    health.warn_once(about, missing(resource), "missing")
                 except (ApiUnreachable, ApiRefused) as error:
                     log.debug("looking for %s: %s", resource, error)
                 await asyncio.sleep(pause.next_s())
@@ -279,7 +279,7 @@ class KopfWatch:
             self._list_sink(page)
             self._listed = True
             _empty(response, document)
-            self._api.health.settled(self._about, f"{self._watched} are watched again")
+            self._api.health.resolve(self._about, f"{self._watched} are watched again")
         return response
 
     async def _note_refusal(self, what: str, response: aiohttp.ClientResponse) -> None:
@@ -289,10 +289,10 @@ class KopfWatch:
             return
         health.reachable()
         if is_later(status):
-            health.complain(f"{status} on GET", f"the API server cannot serve {what} now ({status}).", "later")
+            health.warn_once(f"{status} on GET", f"the API server cannot serve {what} now ({status}).", "later")
         elif status == _HTTP_FORBIDDEN:
             said = (await response.read()).decode(errors="replace")
-            health.complain(f"403 {what}", f"not allowed: {what}: are slicebw's roles applied? {said}", "refused")
+            health.warn_once(f"403 {what}", f"not allowed: {what}: are slicebw's roles applied? {said}", "refused")
 
 
 def _empty(response: aiohttp.ClientResponse, document: dict[str, Any]) -> None:

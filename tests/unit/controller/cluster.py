@@ -35,7 +35,7 @@ class World(ClusterFeed, ClusterWriter):
     pods_on: dict[str, int] = field(default_factory=dict)
     looks: int = 0
     rolled_up: set[SliceKey] = field(default_factory=set)
-    told: list[str] = field(default_factory=list)
+    emitted: list[str] = field(default_factory=list)
     after_look: Callable[[], None] | None = None
     is_synced: bool = True
 
@@ -113,9 +113,9 @@ class World(ClusterFeed, ClusterWriter):
             self.put(key, self.slices[key].spec, status)
         return failures
 
-    def tell(self, note: PendingEvent) -> bool:
+    def emit(self, note: PendingEvent) -> bool:
         if not self.away:
-            self.told.append(note.id)
+            self.emitted.append(note.id)
         return not self.away
 
     def pods(self, namespace: str) -> Mapping[str, Sequence[Pod]] | str | None:

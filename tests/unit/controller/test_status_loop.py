@@ -171,7 +171,7 @@ def test_a_wrong_spec_is_told_once_a_generation_whether_or_not_anybody_runs_its_
     world.away = True
     world.apply(errors=("spec.period: too short",))
     clocked.after(1.0)
-    assert world.told == []
+    assert world.emitted == []
     world.away = False
     for _ in range(5):
         clocked.after(5.0)
@@ -179,7 +179,7 @@ def test_a_wrong_spec_is_told_once_a_generation_whether_or_not_anybody_runs_its_
     world.dirty.add(CODEEN)
     clocked.after(5.0)
     clocked.after(5.0)
-    assert world.told == [f"InvalidSpec/{CODEEN}/uid/1"]
+    assert world.emitted == [f"InvalidSpec/{CODEEN}/uid/1"]
     world.apply(generation=2, errors=("spec.period: too long",))
     clocked.after(5.0)
-    assert world.told[1:] == [f"InvalidSpec/{CODEEN}/uid/2"]
+    assert world.emitted[1:] == [f"InvalidSpec/{CODEEN}/uid/2"]

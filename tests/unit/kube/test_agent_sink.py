@@ -139,7 +139,7 @@ def test_an_event_that_is_there_is_not_written_again(api: Api, sink: ApiSink) ->
 
 
 @pytest.mark.parametrize(
-    ("answer", "complaints"),
+    ("answer", "expected"),
     [
         (refusal(404, "NotFound", name="ns", kind="namespaces"), {}),
         (refusal(403, "Forbidden", causes=[{"reason": "NamespaceTerminating"}]), {}),
@@ -148,15 +148,15 @@ def test_an_event_that_is_there_is_not_written_again(api: Api, sink: ApiSink) ->
     ],
 )
 def test_a_write_that_can_never_succeed_is_dropped(
-    api: Api, sink: ApiSink, answer: ApiRefused, complaints: dict[str, int]
+    api: Api, sink: ApiSink, answer: ApiRefused, expected: dict[str, int]
 ) -> None:
     api.client.fail("apply", answer)
     assert write(sink, USAGE) == [False]
-    assert api.health.failures == complaints
+    assert api.health.failures == expected
 
 
 @pytest.mark.parametrize(
-    ("answer", "complaints"),
+    ("answer", "expected"),
     [
         (refusal(403, "Forbidden"), {"refused": 1}),
         (MISSING, {"missing": 1}),
@@ -164,12 +164,12 @@ def test_a_write_that_can_never_succeed_is_dropped(
     ],
 )
 def test_a_refusal_that_people_can_mend_is_tried_again_later_and_others_go_on(
-    api: Api, sink: ApiSink, answer: ApiRefused, complaints: dict[str, int]
+    api: Api, sink: ApiSink, answer: ApiRefused, expected: dict[str, int]
 ) -> None:
     api.client.fail("apply", answer)
     error = failed(sink, USAGE)
     assert (error.retry_s, error.pause_s) == (7.0, 0.0)
-    assert api.health.failures == complaints
+    assert api.health.failures == expected
 
 
 def test_an_api_server_that_is_away_is_left_alone_for_longer_and_longer(api: Api, sink: ApiSink) -> None:
