@@ -45,7 +45,7 @@ class Reporting:
     def usages(self, *reports: UsageReport) -> None:
         self.reporter.report(reports, (), (), None)
 
-    def over(self, *keys: SliceKey) -> None:
+    def expire(self, *keys: SliceKey) -> None:
         self.reporter.report((), keys, (), None)
 
     def events(self, *notes: PendingEvent) -> None:
@@ -125,7 +125,7 @@ def test_a_node_without_a_node_object_reports_too(cluster: Cluster, connect: Con
 def test_a_usage_that_is_over_is_deleted(cluster: Cluster, reporting: Reporting, namespace: str, node: str) -> None:
     reporting.usages(usage_report(namespace, "goes"), usage_report(namespace, "stays"))
     reporting.settled()
-    reporting.over(SliceKey(namespace, "goes"), SliceKey(namespace, "never-was"))
+    reporting.expire(SliceKey(namespace, "goes"), SliceKey(namespace, "never-was"))
     reporting.settled()
     assert cluster.read(kinds.BANDWIDTH_USAGE, f"goes.{node}", namespace) is None
     assert cluster.read(kinds.BANDWIDTH_USAGE, f"stays.{node}", namespace)
@@ -192,13 +192,13 @@ def test_an_event_is_there_once_however_often_it_is_sent(
     first.events(note, note)
     first.events(note)
     first.settled()
-    assert first.reporter.delivered() == {note.id}
-    assert first.reporter.delivered() == frozenset()
+    assert first.reporter.acknowledged() == {note.id}
+    assert first.reporter.acknowledged() == frozenset()
     # As after a crash between writing it and noting that.
     second = Reporting(connect(cluster.kubeconfig), node)
     second.events(note)
     second.settled()
-    assert second.reporter.delivered() == {note.id}
+    assert second.reporter.acknowledged() == {note.id}
     events = cluster.events(namespace)
     assert [(event.reason, event.type, event.message, event.source.host) for event in events] == [
         ("BandwidthCapped", "Warning", note.message, node)
@@ -211,7 +211,7 @@ def test_an_event_about_the_node_is_found_with_the_node(cluster: Cluster, report
     note = PendingEvent(f"TreeRebuilt/{node}", None, "", Reason.TREE_REBUILT, True, "made again", PERIOD_START_S)
     reporting.events(note)
     reporting.settled()
-    assert reporting.reporter.delivered() == {note.id}
+    assert reporting.reporter.acknowledged() == {note.id}
     mine = [event for event in cluster.events("default") if event.involved_object.name == node]
     assert [event.reason for event in mine] == ["TreeRebuilt"]
 
@@ -223,7 +223,7 @@ def test_reports_about_a_namespace_that_is_gone_are_let_go(
     reporting.usages(usage_report("no-such-namespace"), usage_report(namespace))
     reporting.events(note)
     reporting.settled()
-    assert reporting.reporter.delivered() == {note.id}, "nobody is left to read it"
+    assert reporting.reporter.acknowledged() == {note.id}, "nobody is left to read it"
     assert cluster.read(kinds.BANDWIDTH_USAGE, f"codeen.{node}", namespace)
 
 
@@ -236,7 +236,7 @@ def test_reports_about_a_namespace_that_is_going_are_let_go(
     reporting.usages(usage_report(namespace))
     reporting.events(note)
     reporting.settled()
-    assert reporting.reporter.delivered() == {note.id}
+    assert reporting.reporter.acknowledged() == {note.id}
 
 
 def test_what_has_not_changed_is_not_written_again(proxy: FaultProxy, proxied: Reporting, namespace: str) -> None:
@@ -324,7 +324,7 @@ def test_kinds_that_are_missing_are_waited_for(outage: Cluster, connect: Connect
     reporting.usages(usage_report(namespace))
     reporting.events(note)
     reporting.reporter.report((), (), (), node_report())
-    eventually(lambda: reporting.reporter.delivered() == {note.id})
+    eventually(lambda: reporting.reporter.acknowledged() == {note.id})
     throughout(lambda: reporting.reporter.waiting == 2, 1.0)
     outage.install_crds()
     reporting.settled(within_s=20.0)
@@ -341,10 +341,10 @@ def test_a_write_that_fails_does_not_hold_up_the_others_and_is_made_in_the_end(
     proxied.events(note)
     proxied.usages(usage_report(namespace))
     eventually(lambda: cluster.read(kinds.BANDWIDTH_USAGE, f"codeen.{node}", namespace), 20.0)
-    assert proxied.reporter.delivered() == frozenset()
+    assert proxied.reporter.acknowledged() == frozenset()
     proxy.mend()
     proxied.settled(within_s=60.0)
-    assert proxied.reporter.delivered() == {note.id}
+    assert proxied.reporter.acknowledged() == {note.id}
 
 
 def test_credentials_that_expire_are_read_again_for_the_next_write(
@@ -373,7 +373,7 @@ def test_a_write_that_can_never_succeed_is_let_go(
     reporting.events(note)
     reporting.usages(usage_report(namespace))
     reporting.settled()
-    assert reporting.reporter.delivered() == {note.id}
+    assert reporting.reporter.acknowledged() == {note.id}
     assert cluster.read(kinds.BANDWIDTH_USAGE, f"codeen.{node}", namespace)
 
 
@@ -387,10 +387,10 @@ def test_a_lost_ledger_finds_this_nodes_usages_again(
     theirs.usages(usage_report(namespace, "a"))
     mine.settled()
     theirs.settled()
-    assert set(mine.reporter.reported() or ()) == set(), "there was no earlier agent"
+    assert set(mine.reporter.previous_reports() or ()) == set(), "there was no earlier agent"
 
     later = Reporting(connect(cluster.kubeconfig), node)
-    assert set(eventually(later.reporter.reported)) == reports
+    assert set(eventually(later.reporter.previous_reports)) == reports
 
 
 @pytest.mark.parametrize("few", [0, 2_000])
@@ -423,10 +423,10 @@ def test_a_lost_ledger_is_not_mistaken_for_what_an_earlier_agent_wrote(
     later = Reporting(connect(proxy.kubeconfig), node)
     later.usages(usage_report(namespace))
     later.events(capped_event(namespace))
-    eventually(later.reporter.delivered)
+    eventually(later.reporter.acknowledged)
     throughout(lambda: [request.method for request in writes(proxy)] == ["POST"], 1.0)
     proxy.mend()
-    (found,) = eventually(later.reporter.reported, 60.0)
+    (found,) = eventually(later.reporter.previous_reports, 60.0)
     assert found.standard.used_bytes == GB
 
 
@@ -440,7 +440,7 @@ def test_a_lost_ledger_learns_nothing_from_an_api_server_that_is_away(
     later = Reporting(connect(proxy.kubeconfig), node)
     later.usages(usage_report(namespace))
     eventually(lambda: later.api.health.unreachable_s > 0.5)
-    assert later.reporter.reported() is None
+    assert later.reporter.previous_reports() is None
     proxy.mend()
-    (found,) = eventually(later.reporter.reported, 60.0)
+    (found,) = eventually(later.reporter.previous_reports, 60.0)
     assert found.standard.used_bytes == GB

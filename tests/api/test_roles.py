@@ -120,13 +120,13 @@ def test_an_agent_may_do_all_it_does(
     eventually(lambda: reporter.waiting == 0)
     reporter.report([], [SliceKey(namespace, "over")], [], None)
     eventually(lambda: reporter.waiting == 0)
-    assert reporter.reported() is not None
+    assert reporter.previous_reports() is not None
     # So few usages are listed from etcd, and no more is needed; of many each may be read (kube/own_usages.py).
     path = BANDWIDTH_USAGES.path(namespace, f"codeen.{node}")
     assert watcher.api.call(watcher.api.client.get(path), 10.0)["sliceName"] == "codeen"
     listed = watcher.api.client.page_from_memory(BANDWIDTH_USAGES, 0, labelSelector=f"{kinds.LABEL_NODE}={node}")
     assert watcher.api.call(listed, 10.0) is not None
-    assert reporter.delivered() == {note.id}
+    assert reporter.acknowledged() == {note.id}
     obj = cluster.read(kinds.BANDWIDTH_USAGE, f"codeen.{node}", namespace)
     assert obj["metadata"]["ownerReferences"][0]["name"] == node
     assert cluster.read(kinds.BANDWIDTH_USAGE, f"over.{node}", namespace) is None

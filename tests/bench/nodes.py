@@ -120,17 +120,17 @@ class _Nobody:
     def report(
         self,
         usages: Sequence[UsageReport],
-        over: Sequence[SliceKey],
+        expired: Sequence[SliceKey],
         events: Sequence[PendingEvent],
         node: NodeReport | None,
     ) -> None:
         """Take note of nothing."""
 
-    def reported(self) -> Sequence[UsageReport] | None:
+    def previous_reports(self) -> Sequence[UsageReport] | None:
         """Nothing was reported before."""
         return ()
 
-    def delivered(self) -> frozenset[str]:
+    def acknowledged(self) -> frozenset[str]:
         """Nothing is."""
         return frozenset()
 

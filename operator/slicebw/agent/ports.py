@@ -59,18 +59,18 @@ class Reporter(Protocol):
     def report(
         self,
         usages: Sequence[UsageReport],
-        over: Sequence[SliceKey],
+        expired: Sequence[SliceKey],
         events: Sequence[PendingEvent],
         node: NodeReport | None,
     ) -> None:
-        """Queue reports. ``over``: slices whose usage of this node is to go. ``events``: all that are pending."""
+        """Queue reports. ``expired``: slices whose usage is to be deleted. ``events``: all that are pending."""
         ...
 
-    def reported(self) -> Sequence[UsageReport] | None:
+    def previous_reports(self) -> Sequence[UsageReport] | None:
         """The usages that an earlier agent of this node had reported; None while that is not known (yet)."""
         ...
 
-    def delivered(self) -> frozenset[str]:
+    def acknowledged(self) -> frozenset[str]:
         """Ids of events written since the last call, so that the ledger can forget them."""
         ...
 

@@ -87,7 +87,7 @@ class Reconciler:
         """One whole pass. Returns the time to the next one in ns. Raises KernelError where nothing could be read."""
         self.stats.passes += 1
         begun_ns = self._clock().boot_ns
-        self._forget_delivered()
+        self._forget_acknowledged()
         desired = self._desired_state()
         device = desired.node.device or self._uplink
         tree = self._ports.shaper.read(device)
@@ -227,20 +227,20 @@ class Reconciler:
 
         Returns whether any was merged into the ledger; the next pass may then have to set caps.
         """
-        if self._previous.state is Restore.DONE or (reported := self._ports.reporter.reported()) is None:
+        if self._previous.state is Restore.DONE or (previous := self._ports.reporter.previous_reports()) is None:
             return False
         rebuilding = self._previous.state is Restore.REBUILDING
-        ledger, unknown = self._previous.restore(self._ledger, reported, result.usages, self._clock())
+        ledger, unknown = self._previous.restore(self._ledger, previous, result.usages, self._clock())
         if rebuilding:
             self._save(ledger)  # else the next agent would merge them again
-            log.info("ledger rebuilt slices=%d reported=%d", len(ledger.slices), len(reported))
+            log.info("ledger rebuilt slices=%d reported=%d", len(ledger.slices), len(previous))
         self._ports.reporter.report((), unknown, ledger.pending_events, None)
-        return rebuilding and bool(reported)
+        return rebuilding and bool(previous)
 
-    def _forget_delivered(self) -> None:
-        delivered = self._ports.reporter.delivered()
-        if delivered:
-            pending_events = tuple(event for event in self._ledger.pending_events if event.id not in delivered)
+    def _forget_acknowledged(self) -> None:
+        acknowledged = self._ports.reporter.acknowledged()
+        if acknowledged:
+            pending_events = tuple(event for event in self._ledger.pending_events if event.id not in acknowledged)
             self._ledger = replace(self._ledger, pending_events=pending_events)
 
     def _emit(self, reason: Reason, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The queue of reports: what waits to be written, in which order, and what has been delivered.
+"""The queue of reports: what waits to be written, in which order, and what has been acknowledged.
 
 The reconciler hands its reports to a :class:`ReportQueue` and never waits. The queue keeps the latest state of each
 object, writes urgent ones first within the sink's budget, and retries failed ones. How one object is written is the
@@ -141,7 +141,7 @@ class ReportQueue:
     """Writes the agent's reports to a sink, in the sink's own thread (the reconciler's ``Reporter`` port).
 
     Of each object only the latest state is kept. Events need no order: each has its own name, and the ledger reports
-    it again until it is delivered, so that none is lost and none is there twice.
+    it again until it is acknowledged, so that none is lost and none is there twice.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class ReportQueue:
     def report(
         self,
         usages: Sequence[UsageReport],
-        over: Sequence[SliceKey],
+        expired: Sequence[SliceKey],
         events: Sequence[PendingEvent],
         node: NodeReport | None,
     ) -> None:
@@ -210,7 +210,7 @@ class ReportQueue:
         at_s = int(self._wall_clock())
         taken = self._put_events(events)
         taken += [self._put_usage(UsageWrite(report, at_s)) for report in usages]
-        taken += [self._put(UsageRemoval(key), Urgency.CHANGE) for key in over]
+        taken += [self._put(UsageRemoval(key), Urgency.CHANGE) for key in expired]
         if node is not None:
             taken.append(self._put(NodeWrite(node, at_s), _node_urgency(self._last_node, node)))
             self._last_node = node
@@ -219,13 +219,13 @@ class ReportQueue:
         if taken:
             self._wake()
 
-    def delivered(self) -> frozenset[str]:
+    def acknowledged(self) -> frozenset[str]:
         """Ids of events written since the last call, so that the ledger can forget them."""
         with self._lock:
             acknowledged, self._acknowledged = self._acknowledged, set()
         return frozenset(acknowledged)
 
-    def reported(self) -> Sequence[UsageReport] | None:
+    def previous_reports(self) -> Sequence[UsageReport] | None:
         """The usages of this node as an earlier agent left them; None until the sink has read them."""
         return self._previous_reports
 

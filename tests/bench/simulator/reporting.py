@@ -131,7 +131,7 @@ class Reporting:
     def _look(self) -> Reported:
         waiting = sum(agent.reports.waiting for agent in self._agents)
         writes = sum(agent.reports.writes for agent in self._agents)
-        unanswered = sum(agent.reports.reported() is None for agent in self._agents)
+        unanswered = sum(agent.reports.previous_reports() is None for agent in self._agents)
         return Reported(self._started, waiting, writes, unanswered, self._meter.now(), self._late_s)
 
 

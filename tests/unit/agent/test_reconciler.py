@@ -40,7 +40,7 @@ class Reporter:
 
     def __init__(self) -> None:
         self.usages: list[UsageReport] = []
-        self.over: list[SliceKey] = []
+        self.expired: list[SliceKey] = []
         self.events: dict[str, PendingEvent] = {}
         self.nodes: list[NodeReport] = []
         self.known: Sequence[UsageReport] | None = ()
@@ -49,19 +49,19 @@ class Reporter:
     def report(
         self,
         usages: Sequence[UsageReport],
-        over: Sequence[SliceKey],
+        expired: Sequence[SliceKey],
         events: Sequence[PendingEvent],
         node: NodeReport | None,
     ) -> None:
         self.usages += usages
-        self.over += over
+        self.expired += expired
         self.events |= {note.id: note for note in events}
         self.nodes += [node] if node is not None else []
 
-    def reported(self) -> Sequence[UsageReport] | None:
+    def previous_reports(self) -> Sequence[UsageReport] | None:
         return self.known
 
-    def delivered(self) -> frozenset[str]:
+    def acknowledged(self) -> frozenset[str]:
         done, self.done = frozenset(self.done), set()
         return done
 
@@ -312,7 +312,7 @@ def test_usages_of_slices_that_the_ledger_has_forgotten_are_removed(world: World
     world.reporter.known = [world.reporter.usages[0], gone]
     world.start_agent()
     world.run()
-    assert world.reporter.over == [gone.key]
+    assert world.reporter.expired == [gone.key]
 
 
 def test_when_the_uplink_changes_the_old_one_is_counted_and_left_as_it_was_found(world: World) -> None:

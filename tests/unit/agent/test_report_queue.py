@@ -99,7 +99,7 @@ class Desk:
         """Start, and hold the sink up with an object of no interest, so that what comes now has to wait."""
         if not self.sink.written:
             self.queue.start()
-        self.until(lambda: self.queue.reported() is not None)
+        self.until(lambda: self.queue.previous_reports() is not None)
         self.sink.open.clear()
         self.sink.asked.clear()
         self.queue.report((), [key("first")], (), None)
@@ -205,10 +205,10 @@ def test_usages_wait_until_the_previous_ones_are_read_and_nothing_else_does(desk
     desk.queue.start()
     desk.until(lambda: len(desk.sink.written) == 2)
     assert desk.sink.order == [NOTE.id, "node"]
-    assert desk.queue.reported() is None
+    assert desk.queue.previous_reports() is None
     desk.settled()
     assert desk.sink.order == [NOTE.id, "node", key()]
-    assert desk.queue.reported() == (usage("old", GB),)
+    assert desk.queue.previous_reports() == (usage("old", GB),)
 
 
 def test_a_refused_write_lets_others_go_first_and_is_tried_again(desk: Desk) -> None:
@@ -216,10 +216,10 @@ def test_a_refused_write_lets_others_go_first_and_is_tried_again(desk: Desk) -> 
     desk.queue.report([usage()], (), [NOTE], None)
     desk.queue.start()
     desk.until(lambda: desk.sink.order == [key()])
-    assert desk.queue.delivered() == frozenset()
+    assert desk.queue.acknowledged() == frozenset()
     desk.settled()
     assert desk.sink.order == [key(), NOTE.id]
-    assert desk.queue.delivered() == {NOTE.id}
+    assert desk.queue.acknowledged() == {NOTE.id}
     assert desk.queue.writes == 2
 
 
@@ -269,11 +269,11 @@ def test_an_event_is_written_and_delivered_once_however_often_it_is_owed(desk: D
     assert desk.go_on() == [NOTE.id]
     desk.queue.report((), (), (), None)
     desk.queue.report((), (), [NOTE], None)
-    assert desk.queue.delivered() == {NOTE.id}
+    assert desk.queue.acknowledged() == {NOTE.id}
     desk.queue.report((), (), [NOTE], None)
     desk.settled()
     assert desk.sink.order[1:] == [NOTE.id]
-    assert desk.queue.delivered() == frozenset()
+    assert desk.queue.acknowledged() == frozenset()
     desk.queue.report((), (), [], None)
     desk.queue.report((), (), [NOTE], None)
     desk.settled()
@@ -285,7 +285,7 @@ def test_what_need_not_be_written_is_delivered_and_not_counted(desk: Desk) -> No
     desk.queue.report((), (), [NOTE], None)
     desk.queue.start()
     desk.settled()
-    assert desk.queue.delivered() == {NOTE.id}
+    assert desk.queue.acknowledged() == {NOTE.id}
     assert desk.queue.writes == 0
 
 
@@ -333,7 +333,7 @@ def test_stopping_right_after_the_start_still_writes_everything(desk: Desk) -> N
 def test_stopping_does_not_wait_for_a_sink_that_is_away(desk: Desk) -> None:
     desk.sink.fail(NOTE.id, *[TryLater("away", pause_s=3600.0)] * 9)
     desk.queue.start()
-    desk.until(lambda: desk.queue.reported() is not None)
+    desk.until(lambda: desk.queue.previous_reports() is not None)
     desk.queue.report((), (), [NOTE], None)
     desk.until(lambda: desk.sink.tried)
     began = time.monotonic()
@@ -357,7 +357,7 @@ def test_a_sink_that_can_be_read_and_not_written_to_is_away(desk: Desk) -> None:
     desk.sink.fail(NOTE.id, TryLater("away", pause_s=3600.0))
     desk.queue.report((), (), [NOTE], None)
     desk.queue.start()
-    desk.until(lambda: desk.queue.reported() is not None)
+    desk.until(lambda: desk.queue.previous_reports() is not None)
     began = time.monotonic()
     desk.queue.stop(10.0)
     assert time.monotonic() - began < 5.0
@@ -365,7 +365,7 @@ def test_a_sink_that_can_be_read_and_not_written_to_is_away(desk: Desk) -> None:
 
 def test_a_sink_that_was_away_and_is_back_gets_the_last_writes(desk: Desk) -> None:
     desk.queue.start()
-    desk.until(lambda: desk.queue.reported() is not None)
+    desk.until(lambda: desk.queue.previous_reports() is not None)
     desk.sink.fail(NOTE.id, TryLater("away", pause_s=0.05))
     desk.queue.report((), (), [NOTE], None)
     desk.settled()

@@ -152,12 +152,12 @@ def test_a_slice_that_comes_back_in_the_same_breath_stays(desk: Desk) -> None:
     assert desk.files() == [USAGE_FILE]
 
 
-def delivered(desk: Desk) -> frozenset[str]:
-    """Ids delivered, once there are some."""
+def acknowledged(desk: Desk) -> frozenset[str]:
+    """Ids acknowledged, once there are some."""
     found: list[str] = []
 
     def take() -> bool:
-        found.extend(desk.reporter.delivered())
+        found.extend(desk.reporter.acknowledged())
         return bool(found)
 
     desk.until(take)
@@ -167,14 +167,14 @@ def delivered(desk: Desk) -> frozenset[str]:
 def test_an_event_is_written_once_however_often_it_is_owed(desk: Desk) -> None:
     for _ in range(5):
         desk.reporter.report([], [], [note()], None)
-    assert delivered(desk) == {note().id}
+    assert acknowledged(desk) == {note().id}
     (name,) = desk.files()
     written = (desk.status / name).stat()
     desk.reporter.report([], [], [note()], None)
     desk.reporter.stop()
     assert desk.files() == [name]
     assert (desk.status / name).stat().st_ino == written.st_ino
-    assert desk.reporter.delivered() == frozenset()
+    assert desk.reporter.acknowledged() == frozenset()
 
 
 def test_an_event_that_was_written_before_the_agent_was_killed_is_not_written_again(desk: Desk) -> None:
@@ -184,7 +184,7 @@ def test_an_event_that_was_written_before_the_agent_was_killed_is_not_written_ag
     written = (desk.status / name).stat()
     desk.restart()
     desk.reporter.report([], [], [note()], None)
-    assert delivered(desk) == {note().id}
+    assert acknowledged(desk) == {note().id}
     assert (desk.status / name).stat().st_ino == written.st_ino
 
 
@@ -201,7 +201,7 @@ def test_only_the_newest_events_are_kept(desk: Desk, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sink_module, "EVENTS_KEPT", 3)
     for number in range(5):
         desk.reporter.report([], [], [note(number)], None)
-        delivered(desk)
+        acknowledged(desk)
     desk.reporter.stop()
     assert {desk.object(name)["message"] for name in desk.files()} == {"message 2", "message 3", "message 4"}
     for name in desk.files():
@@ -248,13 +248,13 @@ def test_what_an_earlier_agent_reported_is_known_as_it_was(desk: Desk) -> None:
     desk.reporter.stop()
     desk.restart().report([usage(3)], [], [], None)
     desk.reporter.stop()
-    assert desk.reporter.reported() == (usage(500),)
+    assert desk.reporter.previous_reports() == (usage(500),)
     assert [one.report for one in read_usages(desk.folder, NODE)] == [usage(3)]
 
 
 def test_where_nobody_reported_before_that_is_known_too(desk: Desk) -> None:
-    desk.until(lambda: desk.reporter.reported() is not None)
-    assert desk.reporter.reported() == ()
+    desk.until(lambda: desk.reporter.previous_reports() is not None)
+    assert desk.reporter.previous_reports() == ()
 
 
 def test_a_disk_error_is_said_once_stops_no_other_report_and_passes_by_itself(
@@ -266,7 +266,7 @@ def test_a_disk_error_is_said_once_stops_no_other_report_and_passes_by_itself(
     in_the_way.write_text("a file where a folder should be")
     for _ in range(3):
         desk.reporter.report([usage(9)], [], [note()], node())
-    delivered(desk)
+    acknowledged(desk)
     for _ in range(3):
         desk.reporter.report([], [], [], None)
     desk.until((desk.status / NODE_FILE).exists)
