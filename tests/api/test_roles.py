@@ -124,7 +124,7 @@ def test_an_agent_may_do_all_it_does(
     # So few usages are listed from etcd, and no more is needed; of many each may be read (kube/own_usages.py).
     path = BANDWIDTH_USAGES.path(namespace, f"codeen.{node}")
     assert watcher.api.call(watcher.api.client.get(path), 10.0)["sliceName"] == "codeen"
-    listed = watcher.api.client.page_from_memory(BANDWIDTH_USAGES, 0, labelSelector=f"{kinds.LABEL_NODE}={node}")
+    listed = watcher.api.client.page_from_cache(BANDWIDTH_USAGES, 0, labelSelector=f"{kinds.LABEL_NODE}={node}")
     assert watcher.api.call(listed, 10.0) is not None
     assert reporter.acknowledged() == {note.id}
     obj = cluster.read(kinds.BANDWIDTH_USAGE, f"codeen.{node}", namespace)

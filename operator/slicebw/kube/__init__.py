@@ -1,1 +1,1 @@
-"""The Kubernetes edge: watches in, server-side applies and Events out. Knows no kernel."""
+"""The Kubernetes side: watches, lists, server-side applies and Events. Knows nothing of the kernel."""

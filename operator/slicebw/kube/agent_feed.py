@@ -1,4 +1,4 @@
-"""The agent's feed: what the API server wants of this node, kept in memory and ready at any time."""
+"""The agent's feed: the desired state of its node from the API server, held in memory."""
 
 import threading
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from slicebw.kube.resources import NODE_BANDWIDTHS, PODS, SLICE_BANDWIDTHS
 
 
 class ApiFeed:
-    """Mirrors SliceBandwidths, the NodeBandwidths that concern this node, and its pods (the agent's ``Feed`` port).
+    """Watches SliceBandwidths, the NodeBandwidths for this node, and its pods (the agent's ``Feed`` port).
 
-    It survives the absence of the API server and of the kinds: it goes on saying what it last knew.
+    While the API server or a kind is missing it returns the last known state.
     """
 
     def __init__(self, api: ApiThread, node_name: str, wake: Callable[[], None]) -> None:
-        """Know nothing yet; nothing runs before :meth:`start`.
+        """Start empty. Nothing runs before :meth:`start`.
 
         Args:
-            api: where own requests are made; it is started and stopped by whoever made it.
+            api: makes our own requests. The caller starts and stops it.
             node_name: this node's name in Kubernetes.
-            wake: called from some thread after each change that can matter to the node.
+            wake: called from any thread after each change that can matter to the node.
         """
         self._wake = wake
         self._dirty = threading.Event()
@@ -34,8 +34,8 @@ class ApiFeed:
         self._desired = DesiredState()
         self._slices: Informer[SliceSpec] = self._informer(api, Watched(SLICE_BANDWIDTHS), slice_bandwidth.parse)
         self._pods: Informer[Pod] = self._informer(api, Watched(PODS, f"spec.nodeName={node_name}"), pod.parse)
-        # One watch for each name: a thousand agents report their status in NodeBandwidths, and if each of them watched
-        # all of these, every report would be sent a thousand times.
+        # One watch a name, not one of the whole kind: a thousand agents write their status into NodeBandwidths, and the
+        # API server would send each of these writes to all thousand agents.
         self._nodes: dict[str, Informer[NodeSpec]] = {
             name: self._informer(api, Watched(NODE_BANDWIDTHS, f"metadata.name={name}"), node_bandwidth.parse)
             for name in (DEFAULT_NODE_BANDWIDTH, node_name)
@@ -43,7 +43,7 @@ class ApiFeed:
         self._own = self._nodes[node_name]
 
     def start(self) -> None:
-        """Begin to watch. Returns at once; see ``desired_state().synced``."""
+        """Start to watch. Returns at once; see ``desired_state().synced``."""
         for informer in self._informers():
             informer.start()
 
@@ -55,16 +55,16 @@ class ApiFeed:
             informer.stop()
 
     def desired_state(self) -> DesiredState:
-        """What is known now; cheap, never blocks, callable from any thread."""
+        """Return the newest known state. Never waits for the API server; callable from any thread."""
         with self._lock:
             if self._dirty.is_set():
                 self._dirty.clear()
-                self._desired = self._take()
+                self._desired = self._build()
             return self._desired
 
-    def _take(self) -> DesiredState:
-        # Asked first: a list that comes while the values are read is not in all of them, and a desired that is called
-        # complete and lacks a NodeBandwidth or a slice takes its exempt destinations or its class away.
+    def _build(self) -> DesiredState:
+        # Asked before the values are read: a list that arrives in between is not in all of them, and a state that is
+        # called complete but lacks an object removes the class of a slice, or the exempt destinations.
         synced = all(informer.listed for informer in self._informers())
         own, default = self._own.values(), self._nodes[DEFAULT_NODE_BANDWIDTH].values()
         return DesiredState(
@@ -78,7 +78,7 @@ class ApiFeed:
         return [self._slices, self._pods, *self._nodes.values()]
 
     def _informer(self, api: ApiThread, watched: Watched, parse: Callable[[Any], Any]) -> Informer[Any]:
-        return Informer(api, watched, parse, lambda _: self._changed(), self._changed, doubt_removals=True)
+        return Informer(api, watched, parse, lambda _: self._changed(), self._changed, confirm_deletions=True)
 
     def _changed(self) -> None:
         self._dirty.set()

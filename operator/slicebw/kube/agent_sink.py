@@ -1,4 +1,4 @@
-"""Writes the agent's usages, node status and Events to the Kubernetes API, and says which refusals are final."""
+"""Writes the agent's usages, node status and Events to the API server, and decides which refusals are final."""
 
 import logging
 import time
@@ -15,22 +15,25 @@ from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.backoff import Backoff
 from slicebw.kube.client import ApiRefused, ApiUnreachable
 from slicebw.kube.own_usages import list_own_usages
-from slicebw.kube.resources import BANDWIDTH_USAGES, EVENTS, NODE_BANDWIDTHS, NODES, missing
+from slicebw.kube.resources import BANDWIDTH_USAGES, EVENTS, NODE_BANDWIDTHS, NODES, not_installed_text
 
 log = logging.getLogger(__name__)
 
 WRITES_PER_S: Final = 2.0
+"""The mean rate of one agent's writes: a thousand agents share one API server."""
+
 BURST: Final = 40
+"""How many writes may follow each other without a pause."""
 
 NODE_UID_S: Final = 600.0
-"""How long the Node's uid is believed: a Node that is registered anew has another."""
+"""The Node's uid is read again after this time: a Node that is registered again has another one."""
 
 REFUSED_PAUSE_S: Final = 60.0
-"""Before a refused write is tried again: roles and kinds are put right by people."""
+"""The pause before a refused write is tried again: roles and kinds are installed by people."""
 
 
 class ApiSink:
-    """One node's reports on the API server (the agent's ``ReportSink`` port). It runs in an :class:`ApiThread`."""
+    """Writes one node's reports to the API server (the agent's ``ReportSink`` port), in an :class:`ApiThread`."""
 
     def __init__(
         self,
@@ -41,13 +44,13 @@ class ApiSink:
         burst: int = BURST,
         refused_pause_s: float = REFUSED_PAUSE_S,
     ) -> None:
-        """Request nothing yet.
+        """Make no request yet.
 
         Args:
-            api: where the requests are made.
+            api: makes the requests.
             node_name: this node's name in Kubernetes.
-            writes_per_s: the write budget in the long run.
-            burst: how many writes may be made at once.
+            writes_per_s: the mean rate of writes.
+            burst: how many writes may follow each other without a pause.
             refused_pause_s: see REFUSED_PAUSE_S.
         """
         self.budget = TokenBucket(writes_per_s, burst, time.monotonic())
@@ -60,11 +63,11 @@ class ApiSink:
         self._conditions: tuple[Condition, ...] | None = None
 
     def start(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine in the API thread."""
+        """Run a coroutine in the API thread until it returns."""
         self._api.keep_running("reporter", run)
 
     def warn_full(self, message: str) -> None:
-        """Log that reports were dropped, and count it."""
+        """Count that reports were dropped, and log it once."""
         self._api.health.warn_once("outbox", message, "full")
 
     async def previous_reports(self) -> tuple[UsageReport, ...]:
@@ -75,17 +78,17 @@ class ApiSink:
             pause_s = self._read_backoff.next_s()
             raise TryLater(str(error), pause_s=pause_s, retry_s=pause_s if error.busy else 0.0) from error
         except ApiRefused as refusal:
-            self._api.health.warn_once(f"{refusal.status} on list", f"usages not listed, trying again: {refusal}")
+            self._api.health.warn_once(f"{refusal.status} on list", f"own usages not listed, trying again: {refusal}")
             raise TryLater(str(refusal), retry_s=self._read_backoff.next_s()) from refusal
 
     async def write(self, write: ReportWrite) -> bool:
-        """Write one object. False: it is there already, or can never be. Raises TryLater."""
+        """Write one object. Return False if it need not be written again though it was not written. Raises TryLater."""
         try:
             await self._send(write)
             written = True
         except ApiUnreachable as error:
             pause_s = self._write_backoff.next_s(error.retry_after_s)
-            # A busy server may be busy with this one write only: let others go first, and give them time.
+            # A busy API server may be unable to serve just this write: retry it later, so that others go first.
             raise TryLater(str(error), pause_s=pause_s, retry_s=2 * pause_s if error.busy else 0.0) from error
         except ApiRefused as refusal:
             if not self._is_final(write, refusal):
@@ -95,18 +98,18 @@ class ApiSink:
         return written
 
     def _is_final(self, write: ReportWrite, refusal: ApiRefused) -> bool:
-        """Whether a refused write need not be tried again: the object is there already, or can never be."""
+        """Return whether a refused write need not be tried again: the object exists, or can never exist. Else warn."""
         if isinstance(write, PendingEvent) and refusal.already_exists:
             return True
         if refusal.namespace_gone:
             log.debug("dropped, its namespace is gone: %s", refusal)
             return True
-        if refusal.hopeless:
-            self._api.health.warn_once(f"hopeless {refusal}", f"dropped: {refusal}")
+        if refusal.invalid:
+            self._api.health.warn_once(f"invalid {refusal}", f"dropped: {refusal}")
             return True
         if refusal.kind_missing:
             resource = NODE_BANDWIDTHS if isinstance(write, NodeWrite) else BANDWIDTH_USAGES
-            self._api.health.warn_once(f"missing {resource}", missing(resource), "missing")
+            self._api.health.warn_once(f"missing {resource}", not_installed_text(resource), "missing")
         else:
             self._api.health.warn_once(f"{refusal.status} on write", f"not written, trying again: {refusal}")
         return False
@@ -127,9 +130,9 @@ class ApiSink:
                 await self._send_node(write)
 
     async def _send_node(self, write: NodeWrite) -> None:
-        """Apply the status of this node's NodeBandwidth; where there is none, create it first."""
+        """Apply the status of this node's NodeBandwidth. Creates the object if it does not exist."""
         client = self._api.client
-        if self._conditions is None:
+        if self._conditions is None:  # after a start: keep the times of transition that an earlier agent has written
             self._conditions = node_bandwidth.parse_status(await self._own_node_bandwidth())
         status = node_bandwidth.status_object(self._node_name, write.report, write.at_s, self._conditions)
         try:
@@ -150,13 +153,13 @@ class ApiSink:
             raise
 
     async def _uid(self) -> str | None:
-        """The Node's uid; None where there is no such Node, or we may not read it."""
+        """Return the Node's uid, or None if the Node does not exist or may not be read."""
         if self._node_uid is None or time.monotonic() - self._node_uid[1] > NODE_UID_S:
             try:
                 node = await self._api.client.get(NODES.path(name=self._node_name))
                 uid: str | None = node["metadata"]["uid"]
             except ApiRefused as refusal:
-                log.info("usages of this node have no owner: %s", refusal)
+                log.info("usages of this node get no owner: %s", refusal)
                 uid = None
             self._node_uid = uid, time.monotonic()
         return self._node_uid[0]

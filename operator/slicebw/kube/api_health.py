@@ -1,4 +1,4 @@
-"""One memory of how the API server is doing, for every connection of the process: says each thing once, not per try."""
+"""The state of the API server as all connections of the process see it. Logs each problem once, not per attempt."""
 
 import logging
 import threading
@@ -10,35 +10,35 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 REMIND_AFTER_S: Final = 600.0
-"""A complaint that still holds is repeated this often."""
+"""A warning is repeated after this time if its problem persists."""
 
 _UNREACHABLE: Final = "unreachable: "
 
 
 class ApiHealth:
-    """What is wrong with the API server at the moment, and how much went wrong so far. Safe from any thread."""
+    """Current problems with the API server, and counts of failures. Callable from any thread."""
 
     def __init__(self) -> None:
-        """Start out well."""
+        """Assume a working API server."""
         self._lock = threading.Lock()
         self._unreachable_since: float | None = None
-        self._complaints: dict[str, float] = {}
+        self._warned_at: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
 
     @property
     def unreachable_s(self) -> float:
-        """For how long the API server has not answered; 0.0 while it does."""
+        """Seconds since the API server stopped answering; 0.0 while it answers."""
         since = self._unreachable_since
         return 0.0 if since is None else time.monotonic() - since
 
     @property
     def failures(self) -> Mapping[str, int]:
-        """Failures by kind since the start (``unreachable``, ``refused``, ``watch``, ...), for metrics."""
+        """Number of failures by kind since the start (``unreachable``, ``refused``, ``watch``, ...), for metrics."""
         with self._lock:
             return dict(self._failures)
 
     def unreachable(self, message: str) -> None:
-        """A request found no API server, or not one that works: ``message`` is one line that says what to do."""
+        """Note that a request got no usable answer. ``message`` is one line that says why and what to do."""
         with self._lock:
             self._failures["unreachable"] += 1
             if self._unreachable_since is None:
@@ -46,38 +46,44 @@ class ApiHealth:
         self.warn_once(f"{_UNREACHABLE}{message}", f"{message} Trying again until it works.", count=False)
 
     def reachable(self) -> None:
-        """A request was answered, be it with a refusal."""
+        """Note that a request was answered; a refusal counts as an answer."""
         if self._unreachable_since is None:
             return
         with self._lock:
             since, self._unreachable_since = self._unreachable_since, None
-            self._complaints = {
-                about: at for about, at in self._complaints.items() if not about.startswith(_UNREACHABLE)
-            }
+            # The next outage is a new problem: it is logged at once, even within REMIND_AFTER_S.
+            self._warned_at = {key: at for key, at in self._warned_at.items() if not key.startswith(_UNREACHABLE)}
         if since is not None:
             log.info("the API server is back after %.0f s", time.monotonic() - since)
 
-    def warn_once(self, about: str, message: str, kind: str = "refused", *, count: bool = True) -> None:
-        """Log a warning, unless it is known: ``about`` identifies the trouble until :meth:`resolve`."""
+    def warn_once(self, key: str, message: str, kind: str = "refused", *, count: bool = True) -> None:
+        """Log a warning unless one with the same key was logged in the last REMIND_AFTER_S seconds.
+
+        Args:
+            key: identifies the problem until :meth:`resolve`.
+            message: one line.
+            kind: the failure's kind in :attr:`failures`.
+            count: whether to count it there.
+        """
         now = time.monotonic()
         with self._lock:
             if count:
                 self._failures[kind] += 1
-            said = self._complaints.get(about)
-            if said is not None and now - said < REMIND_AFTER_S:
+            last = self._warned_at.get(key)
+            if last is not None and now - last < REMIND_AFTER_S:
                 return
-            self._complaints[about] = now
+            self._warned_at[key] = now
         log.warning("%s", message)
 
-    def resolve(self, about: str, message: str) -> None:
-        """Log that a trouble is over, if it was complained about."""
+    def resolve(self, key: str, message: str) -> None:
+        """Log that a problem is over, if a warning was logged about it."""
         with self._lock:
-            known = self._complaints.pop(about, None)
-        if known is not None:
+            warned_at = self._warned_at.pop(key, None)
+        if warned_at is not None:
             log.info("%s", message)
 
     def failed(self, kind: str, message: str, error: Exception) -> None:
-        """Count and log, with its traceback, an error nobody expected."""
+        """Count an unexpected error, and log it with its traceback."""
         with self._lock:
             self._failures[kind] += 1
         log.error("%s", message, exc_info=error)

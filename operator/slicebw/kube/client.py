@@ -1,7 +1,7 @@
-"""A small API client over aiohttp: what the agent and the controller ask of the API server, and nothing more.
+"""A small API client over aiohttp, with just the requests that the agent and the controller make.
 
-It has two errors. :class:`ApiUnreachable`: nobody is there, or it asks to come back later; try again.
-:class:`ApiRefused`: somebody is there and said no.
+It raises two errors: :class:`ApiUnreachable` if there is no usable answer, or if the API server asks to retry later,
+and :class:`ApiRefused` if the API server has refused the request.
 """
 
 import json
@@ -19,6 +19,8 @@ from slicebw.kube.connection import Connection
 from slicebw.kube.resources import Object, Resource
 
 REQUEST_TIMEOUT_S: Final = 30.0
+"""For one whole request, its answer included."""
+
 CONNECT_TIMEOUT_S: Final = 5.0
 
 _UNAUTHORIZED: Final = 401
@@ -33,13 +35,13 @@ _INVALID: Final = 422
 
 
 class ApiUnreachable(SlicebwError):  # noqa: N818 - a state more than an error
-    """No usable answer: try again, after ``retry_after_s`` where the server asked for that.
+    """There is no usable answer: try again, after ``retry_after_s`` seconds if the server gave that time.
 
-    ``busy``: the server is there and could not serve this very request; another one may fare better.
+    ``busy``: the server answered, but could not serve this request now. It may still serve others.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None, *, busy: bool = False) -> None:
-        """Keep the wish of the server beside the message."""
+        """Create the error. ``message`` is one line that says why and what to look at."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.busy = busy
@@ -49,7 +51,7 @@ class ApiRefused(SlicebwError):  # noqa: N818 - an answer more than an error
     """The API server refused a request, with its own status code, reason and message (meta/v1 Status)."""
 
     def __init__(self, what: str, status: int, body: Mapping[str, Any]) -> None:
-        """Take the refusal apart."""
+        """Create the error from ``what`` was requested and from the answer's status code and body."""
         self.status = status
         self.reason = str(body.get("reason", ""))
         self.message = str(body.get("message", ""))
@@ -58,17 +60,18 @@ class ApiRefused(SlicebwError):  # noqa: N818 - an answer more than an error
 
     @property
     def not_found(self) -> bool:
-        """The object, its namespace, or its kind is not there."""
+        """The object, its namespace or its kind does not exist."""
         return self.status == _NOT_FOUND
 
     @property
     def kind_missing(self) -> bool:
-        """The whole kind is not there: its CustomResourceDefinition is not installed. Then nothing is named."""
+        """The kind does not exist: its CustomResourceDefinition is not installed."""
+        # For a missing object the answer names it; for a missing kind it names nothing.
         return self.status == _NOT_FOUND and not self.details.get("name")
 
     @property
     def namespace_gone(self) -> bool:
-        """The object's namespace is not there, or is being deleted and takes nothing new."""
+        """The object's namespace does not exist, or is being deleted and accepts no new objects."""
         if self.status == _NOT_FOUND:
             return self.details.get("kind") == "namespaces"
         causes = self.details.get("causes") or ()
@@ -79,28 +82,28 @@ class ApiRefused(SlicebwError):  # noqa: N818 - an answer more than an error
 
     @property
     def already_exists(self) -> bool:
-        """An object of that name is there already."""
+        """An object of that name exists."""
         return self.status == _CONFLICT and self.reason == "AlreadyExists"
 
     @property
     def conflict(self) -> bool:
-        """The object is not of the version that the request was made for any more."""
+        """The object has another version than the one that the request was made for."""
         return self.status == _CONFLICT and self.reason == "Conflict"
 
     @property
     def expired(self) -> bool:
-        """The list being read page by page, or the version asked for, is too old: start again."""
+        """The requested version, or the list of which a page was requested, is too old: start again."""
         return self.status == _GONE
 
     @property
-    def hopeless(self) -> bool:
-        """The request itself is wrong: sending it again cannot help."""
+    def invalid(self) -> bool:
+        """The request itself is wrong: repeating it cannot help."""
         return self.status in (_BAD_REQUEST, _INVALID)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list. ``version`` is the whole list's; ``last`` says that the list is complete with this page."""
+    """One page of a list. ``version`` is that of the whole list, ``last`` is true for its last page."""
 
     items: list[dict[str, Any]]
     version: int
@@ -108,13 +111,13 @@ class Page:
 
 
 def page_of(body: Mapping[str, Any]) -> Page:
-    """Take the answer to a list request apart."""
+    """Return the page in the answer to a list request."""
     metadata = body.get("metadata") or {}
     return Page(body.get("items") or [], int(metadata.get("resourceVersion") or 0), not metadata.get("continue"))
 
 
 class ApiClient:
-    """One client for one event loop. It connects when first used, and again after its credentials were refused."""
+    """A client for one event loop. It connects when first used, and reads its credentials again after a 401."""
 
     def __init__(
         self,
@@ -123,13 +126,13 @@ class ApiClient:
         health: ApiHealth,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
-        """Connect nowhere yet.
+        """Make no connection yet.
 
         Args:
             connect: reads the credentials; called at first use and after a 401.
-            user_agent: shows in the API server's audit log.
-            health: told of every answer and of every silence.
-            timeout_s: for one whole request.
+            user_agent: identifies this program in the API server's audit log.
+            health: notes answers and failures.
+            timeout_s: see REQUEST_TIMEOUT_S.
         """
         self._connect = connect
         self._user_agent = user_agent
@@ -138,21 +141,21 @@ class ApiClient:
         self._open: tuple[Connection, aiohttp.ClientSession] | None = None
 
     async def close(self) -> None:
-        """Close all connections. The client may be used again."""
+        """Close all connections. The client can be used again."""
         opened, self._open = self._open, None
         if opened is not None:
             await opened[1].close()
 
     async def get(self, path: str, **query: str) -> dict[str, Any]:
-        """Read one object, or any other document."""
+        """Read one object or any other document. Raises ApiUnreachable, ApiRefused."""
         return await self._request("GET", path, query)
 
     async def pages(
         self, resource: Resource, page_size: int | None = None, *, namespace: str | None = None, **query: str
     ) -> AsyncGenerator[Page, None]:
-        """List all objects, or those of one namespace, page by page where ``page_size`` is given.
+        """List all objects, or those of one namespace, in pages if ``page_size`` is given.
 
-        Raises ApiRefused with ``expired`` set where the pages took too long to read: begin again.
+        Raises ApiUnreachable, and ApiRefused with ``expired`` set if reading the pages took too long: start again.
         """
         if page_size is not None:
             query["limit"] = str(page_size)
@@ -163,12 +166,16 @@ class ApiClient:
             if page.last:
                 return
             query["continue"] = body["metadata"]["continue"]
-            query.pop("resourceVersion", None)
+            query.pop("resourceVersion", None)  # the continue token stands for it; the API server refuses both
 
-    async def page_from_memory(self, resource: Resource, version: int, **query: str) -> Page | None:
-        """List from the API server's memory, once that is at least as new as ``version``; None if it is not in time."""
+    async def page_from_cache(self, resource: Resource, version: int, **query: str) -> Page | None:
+        """List from the API server's cache once it has at least ``version``. Return None if that takes too long.
+
+        Raises ApiUnreachable, ApiRefused.
+        """
+        query["resourceVersion"] = str(version)
         try:
-            body = await self._request("GET", resource.path(), {**query, "resourceVersion": str(version)}, hurry=True)
+            body = await self._request("GET", resource.path(), query, warn_if_busy=False)
         except ApiUnreachable as error:
             if error.busy:
                 return None
@@ -178,21 +185,21 @@ class ApiClient:
     async def apply(
         self, resource: Resource, obj: Object, manager: str, subresource: str | None = None
     ) -> dict[str, Any]:
-        """Server-side apply: create the object, or make its fields ours and as given; forced.
+        """Create the object or set the given fields, by a forced server-side apply. Return the object as it is then.
 
-        A subresource can only be applied to an object that exists. Returns the object as it is now.
+        A subresource can be applied only to an object that exists. Raises ApiUnreachable, ApiRefused.
         """
         query = {"fieldManager": manager, "force": "true"}
-        # JSON is YAML. Without this content type it would be another kind of patch, and the fields nobody's.
+        # The content type makes the patch a server-side apply. JSON is accepted under it, because JSON is YAML.
         headers = {"Content-Type": "application/apply-patch+yaml"}
         return await self._request("PATCH", resource.path_of(obj, subresource), query, obj, headers)
 
     async def create(self, resource: Resource, obj: Object) -> dict[str, Any]:
-        """Create an object. Raises ApiRefused with ``already_exists`` set where one of its name exists."""
+        """Create an object. Raises ApiUnreachable, and ApiRefused, with ``already_exists`` set if the name is taken."""
         return await self._request("POST", resource.path(obj["metadata"].get("namespace")), {}, obj)
 
     async def delete(self, resource: Resource, namespace: str | None, name: str, uid: str | None = None) -> None:
-        """Delete an object, only if it is the very one with ``uid`` where that is given. Gone already is fine."""
+        """Delete an object if it exists; with ``uid``, only that very one. Raises ApiUnreachable, ApiRefused."""
         body = {"preconditions": {"uid": uid}} if uid else {}
         try:
             await self._request("DELETE", resource.path(namespace, name), {}, body)
@@ -208,9 +215,9 @@ class ApiClient:
         body: Object | None = None,
         headers: Mapping[str, str] | None = None,
         *,
-        hurry: bool = False,
+        warn_if_busy: bool = True,
     ) -> dict[str, Any]:
-        """``hurry``: that there is no answer now is nothing to complain about."""
+        """Make one request and return the decoded answer. Raises ApiUnreachable, ApiRefused."""
         what = f"{method} {path}"
         connection, session = self._session()
         try:
@@ -219,21 +226,22 @@ class ApiClient:
             ) as response:
                 status, answer, given = response.status, await response.read(), response.headers
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._lost(ApiUnreachable(silence(connection.server, error))) from error
+            raise self._unreachable(ApiUnreachable(no_answer_text(connection.server, error))) from error
         if status == _UNAUTHORIZED:
-            await self.close()
-            raise self._lost(unauthorized(connection))
+            await self.close()  # the next request reads the credentials again
+            raise self._unreachable(unauthorized(connection))
         self._health.reachable()
-        if is_later(status):
+        if is_busy(status):
             message = f"{connection.server} cannot serve {what} now ({status})."
-            if not hurry:
+            if warn_if_busy:
                 self._health.warn_once(f"{status} on {method}", message, "later")
             raise ApiUnreachable(message, _seconds(given.get("Retry-After")), busy=True)
         try:
             document = json.loads(answer)
         except ValueError as error:
             if status < _BAD_REQUEST:
-                raise self._lost(ApiUnreachable(f"{connection.server} does not answer in JSON to {what}.")) from error
+                message = f"{connection.server} does not answer in JSON to {what}."
+                raise self._unreachable(ApiUnreachable(message)) from error
             document = {"message": answer[:200].decode(errors="replace").strip()}
         if status >= _BAD_REQUEST:
             raise ApiRefused(what, status, document)
@@ -244,29 +252,29 @@ class ApiClient:
             try:
                 connection = self._connect()
             except SlicebwError as error:
-                raise self._lost(ApiUnreachable(f"{error}.")) from error
+                raise self._unreachable(ApiUnreachable(f"{error}.")) from error
             self._open = connection, connection.session(self._user_agent)
         return self._open
 
-    def _lost(self, error: ApiUnreachable) -> ApiUnreachable:
+    def _unreachable(self, error: ApiUnreachable) -> ApiUnreachable:
         self._health.unreachable(str(error))
         return error
 
 
 def unauthorized(connection: Connection) -> ApiUnreachable:
-    """The error for a 401: new credentials may be there at the next try."""
+    """Return the error for a 401. It is not a refusal: the next attempt reads the credentials again."""
     return ApiUnreachable(
         f"{connection.server} does not accept the credentials of {connection.source} (401): are they expired?"
     )
 
 
-def is_later(status: int) -> bool:
-    """Whether an answer asks to come back later: the server is busy, starting, or has lost its etcd."""
+def is_busy(status: int) -> bool:
+    """Return whether a status code asks to retry later: the server is overloaded, starting, or without etcd."""
     return status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR
 
 
-def silence(server: str, error: Exception) -> str:
-    """One line on why there is no answer, and what to look at."""
+def no_answer_text(server: str, error: Exception) -> str:
+    """Return one line on why there is no answer and what to check."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
             return f"cannot trust {server}: {error.certificate_error}; is the kubeconfig's CA this cluster's?"
@@ -288,7 +296,7 @@ def _reason(error: Exception) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """The Retry-After header in seconds (RFC 9110 §10.2.3; the API server only uses the number form)."""
+    """Return a Retry-After header in seconds (RFC 9110 §10.2.3; the API server uses only the number form)."""
     try:
         return None if retry_after is None else max(0.0, float(retry_after))
     except ValueError:

@@ -1,8 +1,10 @@
-"""How to reach the API server: by a kubeconfig, or as a pod with a service account.
+"""Address and credentials of the API server, from a kubeconfig or from a pod's service account.
 
-kopf's own loaders read the files (they are plain functions); what they leave out is added here: a kubeconfig named on
-the command line, the API server's address where cluster DNS does not serve hostNetwork pods, and a service account
-token that is read again for each request, so that its rotation never leads to a 401.
+kopf's loaders read the files. Added here are:
+
+- a kubeconfig that is named on the command line;
+- the API server's address from the environment, because hostNetwork pods cannot resolve its DNS name;
+- a service account token that is read again for each request, so that its rotation never leads to a 401.
 """
 
 import os
@@ -25,7 +27,7 @@ _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One way to the API server. ``source`` says in words where it was read from."""
+    """Address and credentials of an API server. ``source`` says for messages where they were read."""
 
     info: kopf.ConnectionInfo
     source: str
@@ -34,17 +36,17 @@ class Connection:
 
     @property
     def server(self) -> str:
-        """The API server's base URL, without a slash at its end."""
+        """The API server's base URL, without a trailing slash."""
         return self.info.server.rstrip("/")
 
     def headers(self) -> dict[str, str]:
-        """What authorizes a request made now. Raises OSError where the service account token cannot be read."""
+        """Return the headers that authorize a request now. Raises OSError if the token file cannot be read."""
         if self.token_path is not None:
             return {"Authorization": f"Bearer {self.token_path.read_text().strip()}"}
         return self.info.as_http_headers()
 
     def session(self, user_agent: str, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
-        """A new HTTP session for the running event loop. The caller closes it."""
+        """Return a new HTTP session for the running event loop. The caller closes it."""
 
         async def authorize(
             request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -61,14 +63,14 @@ class Connection:
 
 
 def load(kubeconfig: str | None = None) -> Connection:
-    """Find a way to the API server; reads files only, so it works while the API server is away.
+    """Read address and credentials. Reads only files, so it works without the API server.
 
     Args:
         kubeconfig: the path of a kubeconfig. Without it: ``$KUBECONFIG``, then the pod's service account, then
             ``~/.kube/config``.
 
     Raises:
-        UsageError: there is none, or it cannot be used.
+        UsageError: there are none, or they cannot be used.
     """
     if kubeconfig is not None:
         with _environment("KUBECONFIG", kubeconfig):
@@ -98,7 +100,7 @@ def _from_service_account() -> Connection:
     info = kopf.login_with_service_account(settings=kopf.OperatorSettings())
     if info is None:
         raise UsageError(f"no service account token in {_SERVICE_ACCOUNT}")
-    # A hostNetwork pod has the node's DNS, which does not know kopf's fixed name kubernetes.default.svc.
+    # kopf uses the name kubernetes.default.svc, but a hostNetwork pod uses the node's DNS, which does not know it.
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if host:
         info = replace(info, server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}")
@@ -122,22 +124,22 @@ def _words(error: Exception) -> str:
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A TCP socket that notices within 30 s that the other end is gone without a word.
+    """Return a TCP socket that fails within 30 s when the other end disappears without closing it (tcp(7)).
 
-    A watch is silent for minutes, so only the kernel can tell a quiet API server from a vanished one (tcp(7)).
+    A watch may be silent for minutes, so only TCP's keepalive can tell an idle API server from a lost one.
     """
-    made = socket.socket(family=address[0], type=address[1], proto=address[2])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-    return made
+    keepalive = socket.socket(family=address[0], type=address[1], proto=address[2])
+    keepalive.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    keepalive.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+    keepalive.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    keepalive.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    keepalive.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    return keepalive
 
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable for a moment: it is all that kopf's loader listens to."""
+    """Set an environment variable for a moment; kopf's loader takes the path from nowhere else."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

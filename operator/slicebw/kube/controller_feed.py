@@ -1,4 +1,4 @@
-"""What the controller knows of the cluster: a slim copy of its SliceBandwidths, BandwidthUsages and Nodes."""
+"""The controller's feed: reduced copies of the cluster's SliceBandwidths, BandwidthUsages and Nodes."""
 
 import threading
 from collections import defaultdict
@@ -20,14 +20,14 @@ from slicebw.kube.resources import BANDWIDTH_USAGES, NODES, SLICE_BANDWIDTHS, Ob
 from slicebw.kube.store import Change
 
 PAGE_SIZE: Final = 500
-"""Usages are the one list that grows with slices times nodes: it is read in pages, whole it would fill the memory."""
+"""BandwidthUsages are read in pages: there is one for each slice and node, and a whole list would fill the memory."""
 
 
 class ApiClusterFeed:
-    """Mirrors SliceBandwidths, BandwidthUsages and Nodes of the whole cluster (the controller's ``ClusterFeed``)."""
+    """Watches all SliceBandwidths, BandwidthUsages and Nodes of the cluster (the controller's ``ClusterFeed``)."""
 
     def __init__(self, api: ApiThread, wake: Callable[[], None]) -> None:
-        """Know nothing yet; nothing runs before :meth:`start`. ``wake`` is called after each change that matters."""
+        """Start empty. Nothing runs before :meth:`start`. ``wake`` is called from any thread after each change."""
         self._api = api
         self._wake = wake
         self._lock = threading.Lock()
@@ -42,73 +42,73 @@ class ApiClusterFeed:
         self._informers: tuple[Informer[Any], ...] = (self._slice_informer, self._usage_informer, self._node_informer)
 
     def start(self) -> None:
-        """Begin to watch. Returns at once; see :meth:`synced`."""
+        """Start to watch. Returns at once; see :meth:`synced`."""
         for informer in self._informers:
             informer.start()
 
     def stop(self) -> None:
-        """End the watches; what is known stays readable."""
+        """End the watches; the copies stay readable."""
         for informer in self._informers:
             informer.ask_to_stop()
         for informer in self._informers:
             informer.stop()
 
     def synced(self) -> bool:
-        """Whether complete lists of SliceBandwidths and BandwidthUsages have been seen."""
+        """Return whether complete lists of SliceBandwidths and BandwidthUsages have arrived."""
         return self._slice_informer.listed and self._usage_informer.listed
 
     def changed(self) -> frozenset[SliceKey]:
-        """Slices of which anything changed since the last call, their usages included."""
+        """Return the slices that changed since the last call, themselves or in a usage."""
         with self._lock:
             changed, self._changed = self._changed, set()
         return frozenset(changed)
 
     def slice_record(self, key: SliceKey) -> SliceRecord | None:
-        """One SliceBandwidth, None where there is none (any more)."""
+        """Return one SliceBandwidth, or None if it does not exist."""
         with self._lock:
             return self._slices.get(key)
 
     def slices_in(self, namespace: str) -> Sequence[SliceRecord]:
-        """All SliceBandwidths of one namespace."""
+        """Return all SliceBandwidths of one namespace, sorted by name."""
         with self._lock:
             return [self._slices[key] for key in sorted(self._by_namespace.get(namespace, ()))]
 
     def usages_of(self, key: SliceKey) -> Sequence[UsageRecord]:
-        """All usages of one slice."""
+        """Return all usages of one slice."""
         with self._lock:
             return tuple(self._usages.get(key, {}).values())
 
     def usages(self) -> Iterable[UsageRecord]:
-        """All usages of all slices."""
+        """Return all usages of all slices."""
         with self._lock:
             return [usage for usages in self._usages.values() for usage in usages.values()]
 
     def known_slices(self) -> int:
-        """How many SliceBandwidths are known."""
+        """Return the number of known SliceBandwidths."""
         return len(self._slices)
 
     def known_usages(self) -> int:
-        """How many BandwidthUsages are known."""
+        """Return the number of known BandwidthUsages."""
         with self._lock:
             return sum(map(len, self._usages.values()))
 
     def nodes(self) -> frozenset[str] | None:
-        """The names of all Nodes, None before a complete list of them has been seen."""
+        """Return the names of all Nodes, or None before a complete list of them has arrived."""
         return frozenset(self._node_informer.values()) if self._node_informer.listed else None
 
     def note_written(self, obj: Object) -> None:
-        """Take note of a SliceBandwidth as a write of ours left it, ahead of the watch."""
+        """Store a SliceBandwidth from the answer to a write of ours, before the watch reports it."""
         self._slice_informer.upsert(obj)
 
     def note_usage(self, obj: Object) -> None:
-        """Take note of a BandwidthUsage, as the watch does."""
+        """Store a BandwidthUsage as if the watch had reported it."""
         self._usage_informer.upsert(obj)
 
     def _slice_changed(self, change: Change[SliceRecord]) -> None:
-        some = change.after or change.before
-        if some is None:
+        record = change.after or change.before
+        if record is None:
             return
-        key = some.spec.key
+        key = record.spec.key
         with self._lock:
             if change.after is None:
                 self._slices.pop(key, None)
@@ -136,12 +136,12 @@ class ApiClusterFeed:
         self._wake()
 
     def _usage(self, obj: Object) -> UsageRecord | None:
-        """What is kept of a BandwidthUsage; None for one that cannot be read, which then counts for nothing."""
+        """Return the record of a BandwidthUsage, or None for one that cannot be parsed: it is then ignored."""
         metadata = obj["metadata"]
         try:
             usage = bandwidth_usage.parse(obj)
         except FieldError as error:
-            self._api.health.warn_once(f"unreadable {metadata['uid']}", f"passed over: {error}", "parse")
+            self._api.health.warn_once(f"unreadable {metadata['uid']}", f"ignored: {error}", "parse")
             return None
         owners = metadata.get("ownerReferences") or ()
         owned = any(owner.get("kind") == "Node" for owner in owners)
@@ -159,8 +159,9 @@ def _node(obj: Object) -> str:
 
 
 def _slim(usage: NodeUsage) -> NodeUsage:
-    """A usage without what only its node needs, and with names that all usages of a slice or a node share."""
+    """Return a usage without the fields that only its node needs, to save memory."""
     report = usage.report
+    # Interned: all usages of a slice or node share one copy of each name.
     key = SliceKey(intern(report.key.namespace), intern(report.key.name))
     standard, exempt = (replace(one, budget_bytes=0, counter_bytes=0) for one in (report.standard, report.exempt))
     slim = replace(report, key=key, standard=standard, exempt=exempt)

@@ -1,4 +1,4 @@
-"""What the controller does to the cluster: it writes statuses and Events, lists pods, and deletes dead usages."""
+"""The controller's requests: it writes statuses and Events, lists pods, and deletes usages of dead nodes."""
 
 import asyncio
 from collections import defaultdict
@@ -16,24 +16,28 @@ from slicebw.kube.controller_feed import ApiClusterFeed
 from slicebw.kube.resources import BANDWIDTH_USAGES, EVENTS, NODES, PODS, SLICE_BANDWIDTHS
 
 POD_PAGE_SIZE: Final = 250
-"""At 6 to 8 kB a pod a page is 2 MB on the wire, and ten times that while it is decoded."""
+"""A pod has 6 to 8 kB, so a page has 2 MB on the wire and ten times that while it is decoded."""
 
 CONCURRENT_WRITES: Final = 8
 CALL_TIMEOUT_S: Final = 60.0
 
 
 class ApiClusterWriter:
-    """The controller's writes (its ``ClusterWriter``). Called from the controller's thread, which waits."""
+    """The controller's requests (its ``ClusterWriter``). The calling thread waits, CALL_TIMEOUT_S at most."""
 
     def __init__(self, api: ApiThread, feed: ApiClusterFeed) -> None:
-        """Write through ``api``; what the API server answers is shown to ``feed`` at once."""
+        """Write through ``api``, and put the API server's answers into ``feed`` at once."""
         self._api = api
         self._feed = feed
 
     def write(self, statuses: Mapping[SliceKey, tuple[SliceStatus, str]]) -> Mapping[SliceKey, str]:
-        """Write statuses, and say which could not be written, and why. A slice that is gone counts as written.
+        """Write statuses. Return the error text of each one that was not written.
 
-        With each goes the version of the object that it was made for: over any other one it is not written.
+        A deleted slice counts as written.
+
+        Args:
+            statuses: for each slice its status, and the resourceVersion of the object that the status was made from. If
+                the object has another version by now, the status is not written.
         """
         try:
             return self._api.call(self._write_all(statuses), CALL_TIMEOUT_S)
@@ -41,7 +45,7 @@ class ApiClusterWriter:
             return dict.fromkeys(statuses, "no answer in time")
 
     def emit(self, pending: PendingEvent) -> bool:
-        """Emit an Event, if it is not there already; false where it has to be tried again."""
+        """Create an Event unless it exists. Return False if it must be tried again."""
         _, obj = event.to_object(pending)
         try:
             self._api.call(self._api.client.create(EVENTS, obj), CALL_TIMEOUT_S)
@@ -53,14 +57,14 @@ class ApiClusterWriter:
         return True
 
     def pods(self, namespace: str) -> Mapping[str, Sequence[Pod]] | str | None:
-        """The pods of a namespace by node, as they are now (no older than the call).
+        """Return the pods of a namespace by node, no older than the call.
 
-        A text says why the API server refuses to tell; None: it does not answer, try again.
+        Returns the error text if the API server refuses, and None if there is no answer: try again later.
         """
         try:
             return self._api.call(self._pods_by_node(namespace), CALL_TIMEOUT_S)
         except ApiRefused as refusal:
-            if refusal.expired:
+            if refusal.expired:  # reading the pages took too long
                 return None
             self._api.health.warn_once(f"pods {refusal.status}", f"{refusal}: are slicebw's roles applied?")
             return str(refusal)
@@ -68,7 +72,7 @@ class ApiClusterWriter:
             return None
 
     def node_exists(self, name: str) -> bool | None:
-        """Ask the API server itself whether there is such a Node; None where it does not say."""
+        """Ask the API server whether a Node exists. Return None if there is no answer."""
         try:
             self._api.call(self._api.client.get(NODES.path(name=name)), CALL_TIMEOUT_S)
         except ApiRefused as refusal:
@@ -78,7 +82,7 @@ class ApiClusterWriter:
         return True
 
     def delete_usage(self, namespace: str, name: str, uid: str) -> bool:
-        """Delete a BandwidthUsage, only if it is still the very object; whether it is gone."""
+        """Delete a BandwidthUsage if it still has this uid. Return whether it is gone."""
         try:
             self._api.call(self._api.client.delete(BANDWIDTH_USAGES, namespace, name, uid), CALL_TIMEOUT_S)
         except ApiRefused as refusal:
@@ -89,7 +93,7 @@ class ApiClusterWriter:
         return True
 
     async def _pods_by_node(self, namespace: str) -> dict[str, list[Pod]]:
-        """Page by page, so that of a large namespace only a page is in the memory as it came."""
+        """List in pages, so that only one page at a time is in memory as decoded JSON."""
         by_node: dict[str, list[Pod]] = defaultdict(list)
         pages = self._api.client.pages(PODS, POD_PAGE_SIZE, namespace=namespace)
         async with aclosing(pages):
@@ -101,11 +105,11 @@ class ApiClusterWriter:
         return by_node
 
     async def _write_all(self, statuses: Mapping[SliceKey, tuple[SliceStatus, str]]) -> dict[SliceKey, str]:
-        gate = asyncio.Semaphore(CONCURRENT_WRITES)
+        slots = asyncio.Semaphore(CONCURRENT_WRITES)
         failures: dict[SliceKey, str] = {}
 
         async def write(key: SliceKey, status: SliceStatus, version: str) -> None:
-            async with gate:
+            async with slots:
                 try:
                     body = slice_bandwidth.status_object(key, status, version)
                     answer = await self._api.client.apply(SLICE_BANDWIDTHS, body, kinds.CONTROLLER_MANAGER, "status")
@@ -118,7 +122,7 @@ class ApiClusterWriter:
                         self._api.health.warn_once(f"status {refusal.status}", str(refusal))
                         failures[key] = str(refusal)
                 else:
-                    self._feed.note_written(answer)
+                    self._feed.note_written(answer)  # else the next roll-up could start from the old status
 
         await asyncio.gather(*(write(key, *one) for key, one in statuses.items()))
         return failures

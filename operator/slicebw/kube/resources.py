@@ -1,4 +1,4 @@
-"""The kinds slicebw reads and writes, as the API server addresses them."""
+"""The kinds that slicebw reads and writes, and their paths on the API server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One kind of object, and where the API server keeps it."""
+    """One kind of object, as the API server's paths name it."""
 
     group: str
     version: str
@@ -24,11 +24,11 @@ class Resource:
 
     @property
     def custom(self) -> bool:
-        """Whether it exists by a CustomResourceDefinition, which may be missing or removed."""
+        """Whether a CustomResourceDefinition defines it, which may be missing or be removed."""
         return self.group == kinds.GROUP
 
     def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
-        """The path of the collection (of all namespaces, where none is given), of one object, or of its subresource."""
+        """Return the path of a collection (of all namespaces if none is given), an object or a subresource."""
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
         if self.namespaced and namespace is not None:
             parts += ["namespaces", namespace]
@@ -37,13 +37,13 @@ class Resource:
         return "/" + "/".join(parts)
 
     def path_of(self, obj: Object, subresource: str | None = None) -> str:
-        """The path of an object that says its own name."""
+        """Return the path of an object, from the namespace and name in its metadata."""
         metadata = obj["metadata"]
         return self.path(metadata.get("namespace"), metadata["name"], subresource)
 
 
-def missing(resource: Resource) -> str:
-    """What to say about a kind that is not installed."""
+def not_installed_text(resource: Resource) -> str:
+    """Return the warning for a kind that is not installed."""
     return f"CustomResourceDefinition {resource} is not installed: kubectl apply -f crds/"
 
 

@@ -1,4 +1,4 @@
-"""What the API server's refusals and silences mean, and in which words they are passed on."""
+"""What the API server's refusals and no_answer_texts mean, and in which words they are passed on."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
-from slicebw.kube.client import ApiRefused, page_of, silence
+from slicebw.kube.client import ApiRefused, no_answer_text, page_of
 from slicebw.kube.resources import BANDWIDTH_USAGES, NODES, PODS, SLICE_BANDWIDTHS
 
 SERVER = "https://192.0.2.1:6443"
@@ -33,8 +33,8 @@ KEY = ConnectionKey("192.0.2.1", 6443, True, True, None, None, None)
         ),
     ],
 )
-def test_a_silence_is_explained_in_one_line(error: Exception, words: str) -> None:
-    assert silence(SERVER, error) == words
+def test_a_no_answer_text_is_explained_in_one_line(error: Exception, words: str) -> None:
+    assert no_answer_text(SERVER, error) == words
 
 
 def refusal(status: int, reason: str = "", message: str = "", **details: object) -> ApiRefused:
