@@ -1,1 +1,1 @@
-"""The agent's two API ports over a folder of YAML: it reads the desired state, and writes reports under ``status``."""
+"""The agent's feed and sink without a cluster: reads manifests from a folder, writes reports below its ``status``."""

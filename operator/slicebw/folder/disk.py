@@ -1,4 +1,4 @@
-"""What feed and sink share: where things are in the folder, and how a file is replaced."""
+"""What feed and sink share: the folder's layout, and the atomic replacement of a file."""
 
 import os
 from contextlib import suppress
@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Final
 
 STATUS: Final = "status"
-"""The subfolder the agent writes to, and never reads desired state from."""
+"""The subfolder that the agent writes to. Desired state is never read from it."""
 
 _LONGEST_STEM: Final = 240
-"""Of a file name without its suffix: object names have up to 253 characters, file names 255 bytes with everything."""
+"""In characters, without the suffix: an object name may have 253, a file name with suffix and ``.tmp`` only 255."""
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Replace a file so that a reader sees the old content or the new, never a part. Raises OSError.
+    """Replace a file so that readers see either the old or the new content, never a part. Raises OSError.
 
-    There must be only one writer of ``path`` at a time.
+    Only one thread or process may write ``path`` at a time.
 
     Args:
-        path: the file; folders above it are made as needed.
-        content: all of it.
-        durable: whether it must be on disk before this returns; else a power cut may undo it.
+        path: the file. Missing folders above it are created.
+        content: the whole new content.
+        durable: whether to wait until the content is on disk. Otherwise a power failure may undo the write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -32,23 +32,23 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> No
                 os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
-        with suppress(OSError):
+        with suppress(OSError):  # on a full disk the remains would take space
             temporary.unlink()
         raise
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there, and the folder it was in if that is empty now. Raises OSError."""
+    """Remove a file if it exists, and then its folder if that is empty. Raises OSError."""
     path.unlink(missing_ok=True)
-    with suppress(OSError):
+    with suppress(OSError):  # the folder is not empty, or gone
         path.parent.rmdir()
 
 
 def stem(name: str, mark: str) -> str:
-    """A file's name, without its suffix, for an object's name; ``mark`` keeps those apart that have to be cut."""
+    """Return an object's name as a file name without suffix. One that is too long is cut and ends in ``mark``."""
     return name if len(name) <= _LONGEST_STEM else f"{name[: _LONGEST_STEM - len(mark) - 1]}-{mark}"
 
 
 def reason(error: OSError) -> str:
-    """Why, in words: ``No space left on device``."""
+    """Return the error in words: ``No space left on device``."""
     return error.strerror or str(error)

@@ -1,7 +1,9 @@
-"""The text of a YAML or JSON file to its documents, with line numbers; stricter and safer than a plain load.
+"""Parses the documents of a YAML or JSON file, with line numbers.
 
-Refused, because each is a mistake that would otherwise pass in silence or end the process: a key that stands twice
-in one mapping (the later one would win), and nesting so deep that libyaml's composer would overflow the C stack.
+Two mistakes are errors here that a plain load lets pass:
+
+- a key that occurs twice in a mapping, of which the later one would win;
+- nesting so deep that libyaml's composer would overflow the C stack and end the process.
 """
 
 import json
@@ -22,18 +24,18 @@ from slicebw.api.quantity import shown
 from slicebw.core.errors import SlicebwError
 
 MAX_DEPTH: Final = 100
-"""Of nesting; the deepest Kubernetes objects have a quarter of it."""
+"""Of nesting, in levels. The deepest Kubernetes objects have a quarter of it."""
 
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _LONGEST_FIELD: Final = 63
 
 _TIMESTAMP_TAG: Final = "tag:yaml.org,2002:timestamp"
 _CONSTRUCTOR_ERRORS: Final = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
-"""What PyYAML's constructors let through where a scalar is not what its tag says (``!!int x``)."""
+"""Errors that PyYAML's constructors raise for a scalar that does not fit its tag (``!!int x``)."""
 
 
 class DocumentError(SlicebwError):
-    """A text that cannot be read to its end. ``line`` counts from 1."""
+    """A file that cannot be parsed to its end. ``line`` counts from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -42,7 +44,7 @@ class DocumentError(SlicebwError):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document: ``item_lines`` are the lines of its top-level ``items``, where it has such a list."""
+    """One document. ``item_lines`` are the lines of the entries of its top-level list ``items``, if it has one."""
 
     value: object
     line: int
@@ -50,7 +52,7 @@ class Document:
 
 
 def documents(content: bytes, *, is_json: bool = False) -> Iterator[Document]:
-    """All documents of a file that are not empty, one after the other. Raises DocumentError where one is broken."""
+    """Yield the documents of a file, except empty ones. Raises DocumentError at one that cannot be parsed."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -60,7 +62,7 @@ def documents(content: bytes, *, is_json: bool = False) -> Iterator[Document]:
 
 
 def _json_documents(text: str) -> Iterator[Document]:
-    """JSON needs its own reader: tabs may indent it, which YAML forbids."""
+    """Yield the documents of a JSON file. YAML's parser does not do: it forbids tabs as indentation."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
     position = _skip_blanks(text, 0)
     escaped = _SURROGATE.search(text) is not None
@@ -74,15 +76,17 @@ def _json_documents(text: str) -> Iterator[Document]:
             raise DocumentError(line, "cannot be read: nested too deeply") from None
         except ValueError as error:
             raise DocumentError(line, f"cannot be read: {error}") from None
-        if escaped and _has_half_a_character(value):
-            raise DocumentError(line, "cannot be read: a \\ud800 to \\udfff that is half of a pair is no character")
+        if escaped and _has_lone_surrogate(value):
+            raise DocumentError(
+                line, "cannot be read: \\ud800 to \\udfff is half of a pair, whose other half is missing"
+            )
         if value is not None:
             yield Document(value, line)
         position = _skip_blanks(text, position)
 
 
-def _has_half_a_character(value: object) -> bool:
-    """Whether there is a lone surrogate in it: Python's JSON reads it, but no file or checkpoint can hold it."""
+def _has_lone_surrogate(value: object) -> bool:
+    """Return whether a string has a lone surrogate: Python's JSON accepts it, but it cannot be written as UTF-8."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, RecursionError):
@@ -101,12 +105,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the field {_field(twice)} is there twice")
+        raise ValueError(f"the field {_field(twice)} occurs twice")
     return found
 
 
 def _field(name: str) -> str:
-    """A field's name as a message shows it: on one line, and short."""
+    """Return a field's name for a message: printable, on one line, and short."""
     return name if name.isprintable() and len(name) <= _LONGEST_FIELD else shown(name)
 
 
@@ -132,7 +136,7 @@ def _document(loader: "_Loader", node: Node) -> Iterator[Document]:
     try:
         value = loader.construct_document(node)
     except _CONSTRUCTOR_ERRORS as error:
-        raise DocumentError(line, f"cannot be read: a value is not what its tag says: {error}") from None
+        raise DocumentError(line, f"cannot be read: a value does not fit its tag: {error}") from None
     if value is not None:
         yield Document(value, line, _item_lines(node))
 
@@ -150,9 +154,12 @@ def _error(problem: str, where: Any) -> MarkedYAMLError:
 
 
 class _Loader(Composer, CParser, SafeConstructor, Resolver):
-    """libyaml's parser under PyYAML's own composer, which can be watched, and lets other threads run meanwhile."""
+    """libyaml's parser under PyYAML's own composer.
 
-    # As in JSON, a time is a text: 2026-13-01 in a label must not be an error, nor 2026-12-01 a date.
+    libyaml's composer is faster, but cannot be overridden to check depth and keys, and it holds the interpreter lock.
+    """
+
+    # Times stay strings, as in JSON: in a label, 2026-13-01 must not be an error, nor 2026-12-01 a date.
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way
         first: [(tag, regexp) for tag, regexp in resolvers if tag != _TIMESTAMP_TAG]
         for first, resolvers in Resolver.yaml_implicit_resolvers.items()
@@ -180,6 +187,6 @@ class _Loader(Composer, CParser, SafeConstructor, Resolver):
             if not isinstance(key, ScalarNode):
                 continue
             if (key.tag, key.value) in seen:
-                raise _error(f"the field {_field(key.value)} is there twice", key)
+                raise _error(f"the field {_field(key.value)} occurs twice", key)
             seen.add((key.tag, key.value))
         return node

@@ -1,4 +1,4 @@
-"""The agent's feed without a cluster: SliceBandwidths, NodeBandwidths and Pods from the files of a folder."""
+"""The agent's feed without a cluster: reads SliceBandwidths, NodeBandwidths and Pods from the files of a folder."""
 
 import logging
 import threading
@@ -18,31 +18,31 @@ from slicebw.folder.source import Source, counted, shown_path
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S: Final = 1.0
-"""The folder is looked at this often even if the kernel reports nothing: it does not for files on network file
-systems, nor behind symbolic links."""
+SCAN_EVERY_S: Final = 1.0
+"""The folder is scanned this often even if the kernel reports no change: it reports none for files on network file
+systems or behind symbolic links."""
 _DEBOUNCE_MS: Final = 200
 _STEP_MS: Final = 20
 
 
 class FolderFeed:
-    """Mirrors the manifests below a folder (the agent's ``Feed`` port).
+    """Reads the manifests below a folder, and reads them again when they change (the agent's ``Feed`` port).
 
-    Read are ``*.yaml``, ``*.yml`` and ``*.json`` in the folder and its subfolders, apart from ``status``, where the
-    reports go, and from hidden ones. They are documents as ``kubectl get -o yaml`` writes them. Of the
-    NodeBandwidths only ``default`` and the node's own count, of the pods those bound to this node or to none.
-    What is in a file counts until the file says otherwise or is gone; a broken file says nothing new.
+    It reads ``*.yaml``, ``*.yml`` and ``*.json``, in the form that ``kubectl get -o yaml`` writes, from the folder and
+    its subfolders, except hidden ones and ``status``, where the reports are. It uses the NodeBandwidths ``default`` and
+    the node's own, and the pods that are bound to this node or to none. A file that becomes invalid keeps the objects
+    of its last good content; only removing the file removes them.
     """
 
     def __init__(self, folder: Path, node_name: str, wake: Callable[[], None]) -> None:
-        """Know nothing yet; nothing runs before :meth:`start`. Raises UsageError where there is no such folder.
+        """Start empty. Nothing runs before :meth:`start`.
 
-        Also for a node name that no Node can have: files are named after it.
+        Raises UsageError if there is no such folder, or if the node name is not legal: files are named after it.
 
         Args:
-            folder: where the manifests are.
+            folder: has the manifests.
             node_name: this node's name.
-            wake: called from the feed's thread after each change that matters to the node.
+            wake: called from the feed's thread after each change of the desired state.
         """
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
@@ -55,13 +55,13 @@ class FolderFeed:
         self._wake = wake
         self._source = Source(self._folder, self._folder / STATUS / ".last-good" / node_name)
         self._owners: dict[Identity, str] = {}
-        self._said: set[tuple[str, str]] = set()
+        self._logged_duplicates: set[tuple[str, str]] = set()
         self._desired = DesiredState()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="folder-feed", daemon=True)
 
     def start(self) -> None:
-        """Begin to read and to watch. Returns at once; see ``desired_state().synced``."""
+        """Start to read and to watch. Returns at once; see ``desired_state().synced``."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -71,26 +71,26 @@ class FolderFeed:
             self._thread.join(timeout_s)
 
     def desired_state(self) -> DesiredState:
-        """What is known now; cheap, never blocks, callable from any thread."""
+        """Return the newest known state. Never waits for the disk; callable from any thread."""
         return self._desired
 
     def _run(self) -> None:
-        complained = False
+        warned = False
         while not self._stopping.is_set():
             try:
-                self._look()
+                self._scan()
                 self._watch()
             except (OSError, RuntimeError) as error:
-                # Too many inotify watches on this machine, or the folder is away: looking still works.
-                if not complained:
-                    log.warning("%s cannot be watched, only looked at every second: %s", self._folder, error)
-                complained = True
+                # This machine has no inotify watches left, or the folder is away. Scanning still works.
+                if not warned:
+                    log.warning("%s cannot be watched, it is scanned every second instead: %s", self._folder, error)
+                warned = True
             except Exception:
                 log.exception("reading %s failed; trying again", self._folder)
-            self._stopping.wait(LOOK_EVERY_S)
+            self._stopping.wait(SCAN_EVERY_S)
 
     def _watch(self) -> None:
-        """Look whenever something may have changed, until the folder is another one or the feed is stopped."""
+        """Scan after each possible change, until the feed is stopped or the folder is replaced by another one."""
         folder = self._folder.stat()
         for _ in watch(
             self._folder,
@@ -98,30 +98,30 @@ class FolderFeed:
             debounce=_DEBOUNCE_MS,
             step=_STEP_MS,
             stop_event=self._stopping,
-            rust_timeout=int(LOOK_EVERY_S * 1000),
+            rust_timeout=int(SCAN_EVERY_S * 1000),
             yield_on_timeout=True,
             raise_interrupt=False,
             ignore_permission_denied=True,
         ):
-            self._look()
+            self._scan()
             now = self._folder.stat()
             if (now.st_dev, now.st_ino) != (folder.st_dev, folder.st_ino):
-                return
+                return  # the watch is still on the old folder
 
     def _matters(self, _: Change, path: str) -> bool:
-        """Not what the sink writes."""
+        """Return whether a changed path is worth a scan: not if the sink has written it."""
         return not path.startswith(f"{self._folder / STATUS}/") and path != str(self._folder / STATUS)
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         if not self._source.refresh(self._stopping.wait):
             return
-        desired = self._merged()
+        desired = self._build()
         if desired != self._desired:
             self._desired = desired
             self._wake()
 
-    def _merged(self) -> DesiredState:
-        manifests = self._one_each()
+    def _build(self) -> DesiredState:
+        manifests = self._without_duplicates()
         node, default = NodeSpec(), NodeSpec()
         slices: list[SliceSpec] = []
         pods: list[Pod] = []
@@ -138,8 +138,8 @@ class FolderFeed:
                 default = value
         return DesiredState(tuple(slices), tuple(pods), node.over(default), synced=True)
 
-    def _one_each(self) -> Mapping[Identity, Manifest]:
-        """Every object once. Where two files have it, the one that had it first goes on having it."""
+    def _without_duplicates(self) -> Mapping[Identity, Manifest]:
+        """Return each object once. Of two files with the same object, the one that had it first counts."""
         claims: dict[Identity, list[str]] = defaultdict(list)
         for path in sorted(self._source.files):
             for identity in self._source.files[path].manifests:
@@ -154,20 +154,20 @@ class FolderFeed:
                 if path != owner:
                     losers[path, owner].append(identity)
         self._owners = owners
-        self._say_duplicates(losers)
+        self._log_duplicates(losers)
         return {identity: self._source.files[path].manifests[identity] for identity, path in owners.items()}
 
-    def _say_duplicates(self, losers: Mapping[tuple[str, str], list[Identity]]) -> None:
-        """One line for each pair of files that have something in common, when it begins."""
+    def _log_duplicates(self, losers: Mapping[tuple[str, str], list[Identity]]) -> None:
+        """Log one line for each pair of files that has begun to share objects."""
         for (path, owner), identities in losers.items():
-            if (path, owner) in self._said:
+            if (path, owner) in self._logged_duplicates:
                 continue
             identity = identities[0]
             line = self._source.files[path].manifests[identity].line
             first = self._source.files[owner].manifests[identity].line
             others = f" (and {counted(len(identities) - 1)} more)" if identities[1:] else ""
             log.error(
-                "%s:%d: %s%s is in %s:%d already, which holds: keep it in one file",
+                "%s:%d: %s%s is in %s:%d already, which is used: keep it in one file",
                 shown_path(path),
                 line,
                 identity,
@@ -175,4 +175,4 @@ class FolderFeed:
                 shown_path(owner),
                 first,
             )
-        self._said = set(losers)
+        self._logged_duplicates = set(losers)

@@ -1,11 +1,11 @@
-"""What a file of manifests asks for: its objects as values, and everything that is wrong with it, line by line.
+"""Parses a file of manifests into objects, and into problems with their lines.
 
-What an API server would have filled in and a person does not write is derived from the object itself, so that it is
-the same after a restart and for every copy of the file:
+Fields that an API server fills in are derived from the object itself, so that they are the same after a restart and
+for every copy of the file:
 
-- ``uid``: from kind, namespace and name, where the file has none.
-- ``generation``: from the parsed spec, always. A dump's own number would not change when the dump is edited.
-- ``creationTimestamp``: 1970 where there is none; of two such slices the one whose name sorts first is the older.
+- ``uid``: from kind, namespace and name, if the file has none.
+- ``generation``: always from the parsed spec. The number in a dump would not change when the dump is edited.
+- ``creationTimestamp``: 1970 if the file has none. Of two such slices the one whose name sorts first counts as older.
 - ``namespace``: ``default``.
 """
 
@@ -35,7 +35,7 @@ _Spec = TypeVar("_Spec", SliceSpec, NodeSpec)
 
 
 class Identity(NamedTuple):
-    """What makes an object that object. ``namespace`` is empty for those of the whole cluster."""
+    """Identifies an object. ``namespace`` is empty for a cluster-scoped one."""
 
     kind: str
     namespace: str
@@ -47,7 +47,7 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One object of a file. ``node_name`` is the node a pod is bound to, empty where it is bound to none."""
+    """One object of a file. ``node_name`` is the node that a pod is bound to; empty for none."""
 
     identity: Identity
     line: int
@@ -57,7 +57,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, and in which line."""
+    """What is wrong in which line."""
 
     line: int
     text: str
@@ -65,36 +65,36 @@ class Problem:
 
 @dataclass(slots=True)
 class Content:
-    """All that a file says. With ``problems`` it is not complete. ``ignored`` counts objects of other kinds."""
+    """The content of a file. With ``problems`` it is incomplete. ``ignored`` counts objects of other kinds."""
 
     manifests: dict[Identity, Manifest] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
 
 
-class _WrongError(SlicebwError):
+class _UnusableError(SlicebwError):
     """An object that cannot be used at all."""
 
 
 def read(content: bytes, *, is_json: bool = False) -> Content:
-    """Everything that can be read of a file: documents, lists, and lists of one kind. Never raises.
+    """Parse as much of a file as possible: single objects, ``List`` and lists of one kind. Never raises.
 
-    What is wrong within a spec is not a problem of the file: it is in the value's ``errors``, as from an API server.
+    Errors within a spec are not problems of the file. They are in the value's ``errors``, as from an API server.
     """
     result = Content()
     try:
         for document in documents(content, is_json=is_json):
-            for obj, line in _flat(document.value, document.line, document.item_lines, result.problems):
+            for obj, line in _objects(document.value, document.line, document.item_lines, result.problems):
                 _add(result, obj, line)
     except DocumentError as error:
         result.problems.append(Problem(error.line, str(error)))
     return result
 
 
-def _flat(
+def _objects(
     value: object, line: int, item_lines: tuple[int, ...], problems: list[Problem]
 ) -> Iterator[tuple[object, int]]:
-    """The object itself, or those of a list: ``kind: List``, or ``kind: PodList`` whose items may leave out theirs."""
+    """Yield each object with its line. Items of a list like ``kind: PodList`` may lack kind and apiVersion."""
     kind = value.get("kind") if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not isinstance(kind, str) or not kind.endswith(_LIST_SUFFIX):
         yield value, line
@@ -119,54 +119,54 @@ def _add(result: Content, obj: object, line: int) -> None:
             return
         first = result.manifests.get(manifest.identity)
         if first is not None:
-            raise _WrongError(f"{manifest.identity} is in this file already, in line {first.line}: keep one of them")
+            raise _UnusableError(f"{manifest.identity} is in this file already, in line {first.line}: keep one of them")
         result.manifests[manifest.identity] = manifest
-    except _WrongError as wrong:
+    except _UnusableError as wrong:
         result.problems.append(Problem(line, str(wrong)))
 
 
 def _manifest(obj: object, line: int, ignored: dict[str, int]) -> Manifest | None:
-    """The object's value; None where it is of a kind that is none of our business."""
+    """Return the parsed object, or None if its kind is not read here. Raises _UnusableError."""
     if not isinstance(obj, Mapping):
-        raise _WrongError(f"{shown(obj)} must be an object with apiVersion, kind and metadata")
+        raise _UnusableError(f"{shown(obj)} must be an object with apiVersion, kind and metadata")
     kind = _kind(obj)
     if kind is None or kind == kinds.BANDWIDTH_USAGE.name:
         ignored[str(obj["kind"])] = ignored.get(str(obj["kind"]), 0) + 1
         return None
     namespaced = kind != kinds.NODE_BANDWIDTH.name
     identity = _identity(kind, obj, namespaced=namespaced)
-    complete = {**obj, "metadata": _completed(identity, obj["metadata"])}
+    complete = {**obj, "metadata": _with_defaults(identity, obj["metadata"])}
     if kind == POD:
         spec = obj.get("spec")
         node_name = spec.get("nodeName") if isinstance(spec, Mapping) else None
         return Manifest(identity, line, pod.parse(complete), node_name if isinstance(node_name, str) else "")
     if kind == kinds.NODE_BANDWIDTH.name:
-        return Manifest(identity, line, _numbered(node_bandwidth.parse, complete))
-    return Manifest(identity, line, _numbered(slice_bandwidth.parse, complete))
+        return Manifest(identity, line, _with_generation(node_bandwidth.parse, complete))
+    return Manifest(identity, line, _with_generation(slice_bandwidth.parse, complete))
 
 
 def _kind(obj: Mapping[Any, Any]) -> str | None:
-    """The object's kind if it is one we read, None if it is another's."""
-    version, kind = _word(obj, "apiVersion"), _word(obj, "kind")
+    """Return the object's kind if it is read here, else None. Raises _UnusableError for a misspelled one."""
+    version, kind = _text(obj, "apiVersion"), _text(obj, "kind")
     wanted = _CORE if kind == POD else kinds.API_VERSION
     ours = kind == POD or kind in _OUR_KINDS
     if ours and version != wanted:
-        raise _WrongError(f"{kind}: apiVersion is {shown(version)}, which must be {wanted}")
+        raise _UnusableError(f"{kind}: apiVersion is {shown(version)}, which must be {wanted}")
     if ours:
         return kind
     if version.startswith(f"{kinds.GROUP}/"):
         close = get_close_matches(kind, _OUR_KINDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_OUR_KINDS)}"
-        raise _WrongError(f"kind {shown(kind)} is unknown in {kinds.GROUP}; {hint}")
+        raise _UnusableError(f"kind {shown(kind)} is unknown in {kinds.GROUP}; {hint}")
     return None
 
 
-def _word(obj: Mapping[Any, Any], name: str) -> str:
+def _text(obj: Mapping[Any, Any], name: str) -> str:
     value = obj.get(name)
     if isinstance(value, str) and value:
         return value
     given = "is missing" if value is None else f"is {shown(value)}"
-    raise _WrongError(
+    raise _UnusableError(
         f"{name} {given}: there are {kinds.API_VERSION} {kinds.SLICE_BANDWIDTH.name}, "
         f"{kinds.API_VERSION} {kinds.NODE_BANDWIDTH.name}, {_CORE} {POD} and {_CORE} {_LIST_SUFFIX}"
     )
@@ -176,7 +176,7 @@ def _identity(kind: str, obj: Mapping[Any, Any], *, namespaced: bool) -> Identit
     metadata = obj.get("metadata")
     if not isinstance(metadata, Mapping):
         given = "is missing" if metadata is None else f"is {shown(metadata)}"
-        raise _WrongError(f"{kind}: metadata {given}; it must have a name")
+        raise _UnusableError(f"{kind}: metadata {given}; it must have a name")
     name = _name(kind, "name", metadata.get("name"))
     if not namespaced:
         return Identity(kind, "", name)
@@ -184,22 +184,25 @@ def _identity(kind: str, obj: Mapping[Any, Any], *, namespaced: bool) -> Identit
 
 
 def _name(kind: str, field_name: str, value: object) -> str:
-    """A legal name, which also is one that is safe as a file name."""
+    """Return a legal name, which is also safe as a file name. Raises _UnusableError."""
     name = "" if value is None else value
     wrong = kinds.name_error(name) if isinstance(name, str) else f"{shown(value)} is not a text"
     if wrong is not None:
-        raise _WrongError(f"{kind}: metadata.{field_name}: {wrong}")
+        raise _UnusableError(f"{kind}: metadata.{field_name}: {wrong}")
     return str(name)
 
 
-def _completed(identity: Identity, metadata: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The metadata with what an API server would have filled in."""
+def _with_defaults(identity: Identity, metadata: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the metadata with the fields that an API server would have filled in."""
     uid = metadata.get("uid") or str(uuid5(NAMESPACE_URL, f"{kinds.GROUP}/{'/'.join(identity)}"))
     return {**metadata, "namespace": identity.namespace or None, "uid": uid}
 
 
-def _numbered(parse: Callable[[object], _Spec], obj: object) -> _Spec:
-    """The parsed spec under a generation made from what it says: another one, for whoever reads the reports."""
+def _with_generation(parse: Callable[[object], _Spec], obj: object) -> _Spec:
+    """Parse an object, and give it a generation made from its content.
+
+    A changed spec has another one, so a reader of the reports can tell which spec a report is about.
+    """
     spec = replace(parse(obj), generation=0)
     digest = hashlib.sha256(repr(spec).encode("utf-8", "backslashreplace")).digest()
     number = int.from_bytes(digest[:8], "big") & ((1 << _GENERATION_BITS) - 1)

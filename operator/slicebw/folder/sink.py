@@ -6,7 +6,7 @@
     DIR/status/events/<namespace>/<name>.yaml
     DIR/status/nodebandwidths/<node>.yaml
 
-They are the objects an API server would hold, one a file, each replaced as a whole.
+Each file is an object as an API server would have it, and is replaced atomically.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from slicebw.folder.documents import DocumentError, documents
 log = logging.getLogger(__name__)
 
 EVENTS_KEPT: Final = 1000
-"""Files of Events; beyond it the oldest are removed. (An API server keeps them for an hour.)"""
+"""How many files of Events to keep; the oldest are removed. (An API server keeps Events for an hour.)"""
 
 RETRY_S: Final = 5.0
 """The pause before a failed write is tried again."""
@@ -45,19 +45,19 @@ _SUFFIX: Final = ".yaml"
 
 
 class _Dumper(CSafeDumper):
-    """YAML as kubectl writes it: no anchors, whatever two fields share."""
+    """Writes YAML as kubectl does: without anchors, even if two fields share a value."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - its signature is PyYAML's
         return True
 
 
-_Dumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str(text)))  # enums that are texts
+_Dumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str(text)))  # our string enums
 
 
 class FolderSink:
-    """One node's reports below ``folder/status`` (the agent's ``ReportSink`` port), in a thread of its own."""
+    """Writes one node's reports below ``folder/status`` (the agent's ``ReportSink`` port), in a thread of its own."""
 
-    budget: Final = None
+    budget: Final = None  # a disk takes all writes
 
     def __init__(self, folder: Path, node_name: str, *, retry_s: float = RETRY_S) -> None:
         """Read and write nothing yet.
@@ -76,7 +76,7 @@ class FolderSink:
         self._event_files: deque[Path] | None = None
 
     def start(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine in a thread of its own."""
+        """Run a coroutine in a new thread until it returns. One that raises is logged and started again."""
         threading.Thread(target=self._keep_running, args=(run,), name="folder-report", daemon=True).start()
 
     def warn_full(self, message: str) -> None:
@@ -86,7 +86,7 @@ class FolderSink:
         self._warned_full = True
 
     async def previous_reports(self) -> tuple[UsageReport, ...]:
-        """Read the usages of this node from their files; those that cannot be read are left out."""
+        """Read this node's usages from their files. Those that cannot be read are left out. Never raises."""
         try:
             return tuple(usage.report for usage in read_usages(self._status.parent, self._node_name))
         except Exception:
@@ -98,7 +98,7 @@ class FolderSink:
         try:
             self._write(write)
         except OSError as error:
-            if not self._failing:  # the first one tells what is wrong with the disk
+            if not self._failing:  # one line for all writes that fail on the same disk
                 where, why = error.filename or self._status, reason(error)
                 log.error("cannot write %s: %s; trying again every %g s", where, why, self._retry_s)
             self._failing.add(object_of(write))
@@ -132,12 +132,13 @@ class FolderSink:
                 self._write_node(write)
 
     def _write_event(self, pending: PendingEvent) -> None:
-        """Once: a file that is there was written by an agent that was killed before its ledger could forget."""
+        """Write an Event unless its file exists."""
         if self._event_files is None:
             files = [path for path in (self._status / "events").glob(f"*/*{_SUFFIX}") if not path.name.startswith(".")]
             self._event_files = deque(sorted(files, key=_age))
         namespace, obj = event.to_object(pending, self._node_name)
         path = self._file("events", namespace, obj["metadata"]["name"])
+        # The file exists if an agent was killed after the write, but before its ledger was saved without the Event.
         if not path.exists():
             write_atomically(path, _text(obj), durable=True)
             self._event_files.append(path)
@@ -168,7 +169,7 @@ class FolderSink:
 
 
 def read_usages(folder: Path, node_name: str) -> list[NodeUsage]:
-    """The BandwidthUsages that this node's agent has written below ``folder``; what cannot be read is left out."""
+    """Return the BandwidthUsages that this node's agent has written below ``folder``. Unreadable ones are left out."""
     usages = []
     for path in (folder / STATUS / kinds.BANDWIDTH_USAGE.plural).glob(f"*/*{_SUFFIX}"):
         for obj in _objects(path):
@@ -178,7 +179,7 @@ def read_usages(folder: Path, node_name: str) -> list[NodeUsage]:
 
 
 def _objects(path: Path) -> Iterator[object]:
-    """The objects in a file we wrote; none where it is not there or not whole."""
+    """Yield the objects of a report file; none if it is missing or cannot be parsed."""
     with suppress(OSError, DocumentError):
         yield from (document.value for document in documents(path.read_bytes()))
 

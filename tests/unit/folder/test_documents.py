@@ -33,12 +33,12 @@ def test_documents_in_front_of_a_broken_one_are_given() -> None:
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [
-        (b"a: 1\nb:\n  c: 1\n  c: 2\n", 4, "the field c is there twice"),
+        (b"a: 1\nb:\n  c: 1\n  c: 2\n", 4, "the field c occurs twice"),
         (b"a: 1\nb: [1,\n", 3, "did not find expected"),
         (b"a:\n\tb: 2\n", 2, "cannot start any token"),
         (b"a: 1\nb: *other\n", 2, "undefined alias"),
         (b"a: 1\nb: !command x\n", 2, "!command"),
-        (b"a: 1\n---\nb: !!int x\n", 3, "not what its tag says"),
+        (b"a: 1\n---\nb: !!int x\n", 3, "does not fit its tag"),
         (b"a: 1\nb: \xff\n", 2, "byte 0xff"),
         (b"a: 1\nb: \x00\n", 2, "control characters"),
         (b"a: " + b"1" * 5000, 1, "digits"),
@@ -77,7 +77,7 @@ def test_json_may_be_indented_with_tabs_and_follow_each_other() -> None:
     ("content", "line", "words"),
     [
         (b'{"a": 1}\n{"b": ', 2, "Expecting value"),
-        (b'{"a": 1,\n"a": 2}', 1, "the field a is there twice"),
+        (b'{"a": 1,\n"a": 2}', 1, "the field a occurs twice"),
         (b"1" * 5000, 1, "digits"),
     ],
 )
@@ -102,7 +102,7 @@ def test_whatever_is_in_a_file_it_is_read_or_refused(content: bytes) -> None:
 @pytest.mark.parametrize("is_json", [True, False])
 def test_no_name_of_a_field_makes_a_message_of_two_lines(*, is_json: bool) -> None:
     _, text = error_of(b'{"x\\nERROR forged": 1, "x\\nERROR forged": 2}', is_json=is_json)
-    assert '"x\\nERROR forged" is there twice' in text
+    assert '"x\\nERROR forged" occurs twice' in text
     assert "\n" not in text
 
 

@@ -182,7 +182,7 @@ def test_files_added_and_removed_and_whole_folders_moved_in_are_seen(
         ("kind: [", "bad.yaml:2: cannot be read"),
         (slice_yaml("x").replace("SliceBandwidth", "SliceBandwith"), 'bad.yaml:2: kind "SliceBandwith" is unknown'),
         (slice_yaml("x").replace("name: x, ", ""), "bad.yaml:2: SliceBandwidth: metadata.name: must be given"),
-        ("", "bad.yaml:1: is empty: delete it if its objects are to go"),
+        ("", "bad.yaml:1: is empty: to remove its objects, delete the file"),
     ],
 )
 def test_a_broken_file_goes_on_saying_what_it_said_and_disturbs_no_other(
@@ -198,7 +198,7 @@ def test_a_broken_file_goes_on_saying_what_it_said_and_disturbs_no_other(
     fed.until_rates(bad=10, good=20)
     (line,) = logged(caplog)
     assert line.startswith(words)
-    assert line.endswith("what it gave before holds on (1 object)")
+    assert line.endswith("its last good content stays in force (1 object)")
     bad.write_text(slice_yaml("bad", "30M"))
     fed.until_rates(bad=30, good=20)
 
@@ -226,7 +226,7 @@ def test_of_a_file_that_never_was_right_what_is_right_is_taken(fed: Fed, caplog:
     assert rates(fed.start()) == {"right": 10, "also": 10}
     assert logged(caplog) == [
         "a.yaml:8: apiVersion is missing: there are slicebw.io/v1alpha1 SliceBandwidth, slicebw.io/v1alpha1 "
-        "NodeBandwidth, v1 Pod and v1 List (and 1 more problems); what is right in it is taken (2 objects)"
+        "NodeBandwidth, v1 Pod and v1 List (and 1 more problems); its valid objects are used (2 objects)"
     ]
 
 
@@ -249,7 +249,7 @@ def test_an_object_in_two_files_is_the_first_ones_until_that_lets_go(
     second.write_text(f"{slice_yaml('codeen', '20M')}---{slice_yaml('other')}")
     fed.until_rates(codeen=10, other=10)
     assert logged(caplog) == [
-        "a.yaml:2: SliceBandwidth ns/codeen is in m.yaml:2 already, which holds: keep it in one file"
+        "a.yaml:2: SliceBandwidth ns/codeen is in m.yaml:2 already, which is used: keep it in one file"
     ]
     first.unlink()
     fed.until_rates(codeen=20, other=10)

@@ -8,7 +8,7 @@ import pytest
 
 from slicebw.core.desired import SliceSpec
 from slicebw.folder import source
-from slicebw.folder.source import SETTLE_LOOKS, Source
+from slicebw.folder.source import SETTLE_SCANS, Source
 from tests.unit.folder.builders import logged, rate_mbit, slice_yaml
 
 Pause = Callable[[float], bool]
@@ -56,7 +56,7 @@ def test_a_file_is_read_when_it_has_been_written_to_its_end(folder: Folder, capl
     assert folder.rates() == {}
     text = slice_yaml("one") + "---" + slice_yaml("two")
     parts = [text[start : start + 40] for start in range(0, len(text), 40)]
-    assert 5 < len(parts) < SETTLE_LOOKS
+    assert 5 < len(parts) < SETTLE_SCANS
 
     def writing() -> Iterator[object]:
         with (folder.path / "a.yaml").open("w") as file:
@@ -112,7 +112,7 @@ def test_a_file_that_is_being_written_at_the_start_says_what_it_said(
     with (folder.path / "a.yaml").open("w") as busy:
         writing = (print("#" * number, file=busy, flush=True) for number in range(10_000))
         assert folder.rates(meanwhile(writing)) == {"codeen": 10}
-    assert logged(caplog) == ["a.yaml:1: is still being written; what it gave before holds on (1 object)"]
+    assert logged(caplog) == ["a.yaml:1: is still being written; its last good content stays in force (1 object)"]
     folder.write("a.yaml", slice_yaml("codeen", "20M"))
     assert folder.rates() == {"codeen": 20}
 
@@ -193,7 +193,7 @@ def test_a_file_with_only_a_comment_left_withdraws_its_objects(folder: Folder) -
     assert folder.rates() == {}
 
 
-def test_the_same_complaint_is_made_once_and_its_end_is_said(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_same_problem_is_logged_once_and_its_end_too(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     for text in ("kind: [", "kind: [ ", "kind: [  "):
         folder.write("a.yaml", text)
@@ -201,7 +201,7 @@ def test_the_same_complaint_is_made_once_and_its_end_is_said(folder: Folder, cap
     folder.write("a.yaml", slice_yaml("codeen"))
     folder.rates()
     assert len(logged(caplog)) == 1
-    assert caplog.records[-1].getMessage() == "a.yaml is right again: 1 object"
+    assert caplog.records[-1].getMessage() == "a.yaml is valid again: 1 object"
 
 
 def test_a_file_that_is_too_big_is_refused(
@@ -224,13 +224,15 @@ def test_a_file_that_cannot_be_looked_at_says_what_it_said_until_it_can(
     for _ in range(3):
         assert folder.rates() == {"codeen": 10}
     (line,) = logged(caplog)
-    assert line.startswith("a.yaml:1: cannot be read: Too many levels of symbolic links; what it gave before holds on")
+    assert line.startswith(
+        "a.yaml:1: cannot be read: Too many levels of symbolic links; its last good content stays in force"
+    )
     file.unlink()
     folder.write("a.yaml", slice_yaml("codeen", "20M"))
     assert folder.rates() == {"codeen": 20}
 
 
-def test_a_memory_that_cannot_be_written_is_done_without(folder: Folder) -> None:
+def test_without_backups_that_can_be_written_files_are_read_all_the_same(folder: Folder) -> None:
     (folder.path / "status").write_text("a file where the folder should be")
     folder.write("a.yaml", slice_yaml("codeen"))
     assert folder.rates() == {"codeen": 10}
