@@ -205,7 +205,10 @@ def test_no_guarantee_counts_above_its_share_of_the_cap_and_too_many_are_told(
     lab.set(lab.node, minRateShare="100%")
     eventually(lambda: guaranteed() == (60, 60))
     eventually(lambda: lab.condition("GuaranteesOvercommitted")[0] == "False")
-    assert lab.condition("GuaranteesOvercommitted")[1:] == ("WithinCap", "the node can give all its guarantees at once")
+    assert lab.condition("GuaranteesOvercommitted")[1:] == (
+        "WithinCap",
+        "the node can send all guaranteed rates at once",
+    )
 
     # A second slice wants as much again: together that is more than the cap.
     pod = lab.net.add_pod()

@@ -1,1 +1,1 @@
-"""slicebw's kinds: Kubernetes objects to frozen values and back. Parses, defaults, validates; does no I/O."""
+"""slicebw's kinds: parses, defaults and validates Kubernetes objects into frozen values, and back. Does no I/O."""

@@ -1,8 +1,8 @@
-"""BandwidthUsage: what one slice used of its budget on one node. Written by that node's agent only.
+"""BandwidthUsage: how much of its budget one slice has used on one node. Only that node's agent writes it.
 
-A record, not a wish: like NodeMetrics and EndpointSlice it has neither spec nor status, its fields stand at the
-top. So there is no status subresource either, and one server-side apply creates or updates all of it.
-Human-readable figures stand beside the exact ones; only the exact ones are read back.
+It is a record and has no desired state: like NodeMetrics and EndpointSlice it has neither spec nor status, and its
+fields are at the top level. Without a status subresource one server-side apply creates or updates the whole object.
+Figures for people are beside the exact ones. Only the exact ones are read back.
 """
 
 import re
@@ -19,18 +19,18 @@ from slicebw.core.reports import ClassUsage, UsageReport
 from slicebw.core.text import bytes_text, rate_text, time_text
 
 MAX_LISTED: Final = 20
-"""Of problems and of errors each; the object is for people, and 100,000 pods must not make it too big to write."""
+"""Of problems, and of errors. With 100,000 pods in conflict the object would be too big for etcd, or for a person."""
 _MAX_TEXT_LENGTH: Final = 1024
 
 _MAX_COUNT: Final = (1 << 63) - 1
-"""An API server keeps no larger integer; in a file there could be one."""
+"""The largest integer of an API server. A file could have a larger one."""
 
-_CLASS_ID: Final = re.compile(r"1:([0-9a-f]{4})")
+_CLASSID: Final = re.compile(r"1:([0-9a-f]{4})")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeUsage:
-    """One BandwidthUsage as read: a node's report, which node, and when it was made."""
+    """One parsed BandwidthUsage: the report, its node, and its time in seconds since the epoch."""
 
     report: UsageReport
     node_name: str
@@ -39,9 +39,9 @@ class NodeUsage:
 
 @dataclass(frozen=True, slots=True)
 class UsageRecord:
-    """What the controller keeps of a BandwidthUsage, with what it takes to delete that very object.
+    """What the controller stores of a BandwidthUsage, with name and uid to delete it by.
 
-    ``owned``: it belongs to a Node object.
+    ``owned``: it has a Node as its owner, so that Kubernetes deletes it with the Node.
     """
 
     namespace: str
@@ -52,10 +52,10 @@ class UsageRecord:
 
 
 def name(slice_name: str, node_name: str) -> str:
-    """The name of the BandwidthUsage of a slice on a node: ``<slice>.<node>``, legal and unique in its namespace.
+    """Return the name of the BandwidthUsage of a slice on a node: ``<slice>.<node>``, unique in its namespace.
 
-    Where that would be longer than 253 characters, or where a dot in the slice's name would let two pairs meet
-    (``a.b`` on ``c``, ``a`` on ``b.c``), a digest of both names is added. The full names are in the object's fields.
+    It ends in a digest of both names if it would be longer than 253 characters, or if the slice's name has a dot: else
+    ``a.b`` on ``c`` and ``a`` on ``b.c`` would share a name. The full names are in the object's fields.
     """
     plain = f"{slice_name}.{node_name}"
     if "." not in slice_name and len(plain) <= kinds.MAX_NAME_LENGTH:
@@ -64,7 +64,7 @@ def name(slice_name: str, node_name: str) -> str:
 
 
 def to_object(report: UsageReport, node_name: str, node_uid: str | None, reported_at_s: int) -> dict[str, Any]:
-    """The whole object, for one server-side apply. Owned by the Node, and gone with it, where its uid is known."""
+    """Return the whole object, for one server-side apply. With a ``node_uid`` it is deleted with its Node."""
     slice_name = report.key.name
     metadata: dict[str, Any] = {
         "namespace": report.key.namespace,
@@ -91,7 +91,7 @@ def to_object(report: UsageReport, node_name: str, node_uid: str | None, reporte
         body[traffic_class] = _class_object(report.of(traffic_class), traffic_class, report.slice_id)
     if report.problems:
         listed = report.problems
-        if len(listed) > MAX_LISTED:  # conflicts first: from them the controller tells whether the spec is unambiguous
+        if len(listed) > MAX_LISTED:  # conflicts first: the controller makes the condition Accepted from them
             listed = tuple(sorted(listed, key=lambda problem: not problem.is_conflict)[:MAX_LISTED])
         body["problems"] = [{"pod": problem.pod, "reason": problem.reason[:_MAX_TEXT_LENGTH]} for problem in listed]
     if report.not_enforced_reason:
@@ -102,7 +102,7 @@ def to_object(report: UsageReport, node_name: str, node_uid: str | None, reporte
 
 
 def parse(obj: object) -> NodeUsage:
-    """A BandwidthUsage as :func:`to_object` wrote it. Raises FieldError, naming what is missing or wrong."""
+    """Parse a BandwidthUsage that :func:`to_object` has made. Raises FieldError, which names the wrong field."""
     metadata = Metadata(obj)
     errors: list[str] = []
     fields = Fields(obj, "", errors)
@@ -110,7 +110,7 @@ def parse(obj: object) -> NodeUsage:
         standard = fields.inner("standard")
         report = UsageReport(
             key=SliceKey(_namespace(metadata), fields.must("sliceName", _name)),
-            slice_id=0 if standard.raw("classId") is None else standard.must("classId", _class_id),
+            slice_id=0 if standard.raw("classId") is None else standard.must("classId", _slice_id),
             generation=fields.must("observedGeneration", _count),
             period_start_s=fields.must("periodStart", parse_time),
             period_end_s=fields.must("periodEnd", parse_time),
@@ -136,7 +136,7 @@ def _namespace(metadata: Metadata) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name as it is, where it is one; else in quotes and on one line."""
+    """Return a legal name as it is, any other text in quotes and on one line."""
     return name if kinds.name_error(name) is None else shown(name)
 
 
@@ -178,11 +178,11 @@ def _parse_problem(fields: Fields) -> PodProblem:
 def _text(value: object) -> str:
     if isinstance(value, str) and value:
         return value
-    raise QuantityError(f"{shown(value)} must be a text")
+    raise QuantityError(f"{shown(value)} must be a string")
 
 
 def _name(value: object) -> str:
-    """Names go into file names and URLs, so what is none goes no further."""
+    """Check a name: names become parts of file names and URLs."""
     text = _text(value)
     wrong = kinds.name_error(text)
     if wrong is not None:
@@ -204,9 +204,9 @@ def _count(value: object) -> int:
     return value
 
 
-def _class_id(value: object) -> int:
-    match = _CLASS_ID.fullmatch(value) if isinstance(value, str) else None
+def _slice_id(value: object) -> int:
+    match = _CLASSID.fullmatch(value) if isinstance(value, str) else None
     slice_id = slice_id_of(int(match[1], 16)) if match is not None else None
     if slice_id is None:
-        raise QuantityError(f"{shown(value)} must be a slice id as tc writes it (1:1001)")
+        raise QuantityError(f"{shown(value)} must be the classid of a slice (1:1001)")
     return slice_id

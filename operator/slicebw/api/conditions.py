@@ -1,4 +1,4 @@
-"""Conditions as Kubernetes' conventions want them (apimachinery, metav1.Condition), in whole seconds."""
+"""Conditions by the Kubernetes API conventions (apimachinery, metav1.Condition). Times are in whole seconds."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,19 +17,19 @@ MAX_MESSAGE_LENGTH: Final = 32768
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition. ``status`` is TRUE, FALSE or UNKNOWN; ``reason`` one CamelCase word; ``message`` for people."""
+    """One condition. ``status`` is TRUE, FALSE or UNKNOWN, ``reason`` a CamelCase word, ``message`` a sentence."""
 
     type: str
     status: str
     reason: str
     message: str
     last_transition_s: int
-    """When ``status`` last changed, not when it was last looked at."""
+    """When ``status`` last changed, in seconds since the epoch."""
     observed_generation: int = 0
 
 
 def carry_over(new: Iterable[Condition], old: Iterable[Condition]) -> tuple[Condition, ...]:
-    """The new conditions, each with the old time of transition where its status has not changed."""
+    """Return the new conditions. Those whose status has not changed keep their old time of transition."""
     before = {condition.type: condition for condition in old}
     carried = []
     for condition in new:
@@ -42,7 +42,7 @@ def carry_over(new: Iterable[Condition], old: Iterable[Condition]) -> tuple[Cond
 
 
 def to_list(conditions: Iterable[Condition]) -> list[dict[str, Any]]:
-    """The form in which they stand in an object's status."""
+    """Return the conditions as in the JSON of an object's status."""
     return [
         {
             "type": condition.type,
@@ -57,7 +57,7 @@ def to_list(conditions: Iterable[Condition]) -> list[dict[str, Any]]:
 
 
 def parse_list(value: object) -> tuple[Condition, ...]:
-    """The conditions in a status, read leniently: what is not one is left out."""
+    """Parse the conditions of a status. Entries that are not conditions are left out. Never raises."""
     if not isinstance(value, list | tuple):
         return ()
     return tuple(condition for item in value if (condition := _parse(item)) is not None)

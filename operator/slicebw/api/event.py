@@ -1,4 +1,4 @@
-"""Events: notes to core/v1 Event objects that exist once, however often they are sent."""
+"""Pending events as core/v1 Event objects, each of which exists once however often it is sent."""
 
 from typing import Any, Final
 
@@ -7,18 +7,22 @@ from slicebw.core.ledger import PendingEvent, Reason
 from slicebw.core.text import time_text
 
 CLUSTER_NAMESPACE: Final = "default"
-"""Where Kubernetes wants the Events of objects that have no namespace (core/v1 Event validation)."""
+"""Kubernetes requires it for Events about cluster-scoped objects (core/v1 Event validation)."""
 MAX_MESSAGE_BYTES: Final = 1024
 _MAX_INSTANCE_LENGTH: Final = 128
 
 
 def to_object(pending: PendingEvent, node_name: str = "", node_uid: str | None = None) -> tuple[str, dict[str, Any]]:
-    """The namespace to create the Event in, and the Event: about the slice, or about the node where it has no key.
+    """Return the Event and the namespace to create it in.
 
-    Its name is made of the pending's id and the node's name, so that sending it again gives 409 AlreadyExists. What is
-    wrong with a spec is the same on every node, and one Event says it: whoever sends it first. Without a node's name
-    it is the controller that sends it.
-    A Node's uid is, where unknown, its name, as the kubelet has it; ``kubectl describe node`` finds both.
+    The Event is about the slice, or about the node if ``pending`` has no key. Its name is made from the event's id and
+    the node's name, so creating it again gives 409 AlreadyExists.
+
+    Args:
+        pending: the event.
+        node_name: the node whose agent sends the Event; empty for the controller.
+        node_uid: the Node's uid. If it is not known the name stands for it, as in the kubelet's Events;
+            ``kubectl describe node`` finds both.
     """
     if pending.key is not None:
         namespace = pending.key.namespace
@@ -33,14 +37,15 @@ def to_object(pending: PendingEvent, node_name: str = "", node_uid: str | None =
         namespace = CLUSTER_NAMESPACE
         involved = {"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": node_uid or node_name}
     at = time_text(pending.at_s)
-    told_by = "" if pending.reason is Reason.INVALID else node_name
+    # An invalid spec is invalid on every node: all senders use the same name, so that one Event exists in all.
+    sender = "" if pending.reason is Reason.INVALID else node_name
     component = kinds.AGENT_MANAGER if node_name else kinds.CONTROLLER_MANAGER
     return namespace, {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
             "namespace": namespace,
-            "name": kinds.marked(involved["name"], kinds.digest(told_by, pending.id)),
+            "name": kinds.marked(involved["name"], kinds.digest(sender, pending.id)),
         },
         "involvedObject": involved,
         "type": "Warning" if pending.warning else "Normal",
@@ -56,7 +61,7 @@ def to_object(pending: PendingEvent, node_name: str = "", node_uid: str | None =
 
 
 def _cut(message: str) -> str:
-    """The message in at most 1024 bytes, with a mark where something is missing."""
+    """Cut a message to MAX_MESSAGE_BYTES. A message that was cut ends in ``...``."""
     encoded = message.encode()
     if len(encoded) <= MAX_MESSAGE_BYTES:
         return message

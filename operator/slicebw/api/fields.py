@@ -1,4 +1,4 @@
-"""Reading objects field by field: whatever arrives, the outcome is a value or a sentence with the field's full path."""
+"""Reads objects field by field. Any input gives a value or an error text that starts with the field's full path."""
 
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -8,20 +8,20 @@ from slicebw.api.quantity import QuantityError, parse_time, shown
 from slicebw.core.errors import SlicebwError
 
 MAX_ERRORS: Final = 20
-"""An object that is wrong in more places than this has its first ones named."""
+"""Of one object: further errors are only counted."""
 _LONGEST_FIELD: Final = 63
 
 _T = TypeVar("_T")
 
 
 class FieldError(SlicebwError, ValueError):
-    """An object that cannot be read. Names the field by its full path, the value, and what is allowed."""
+    """An object that cannot be parsed. Names the field with its full path, the value, and what is allowed."""
 
 
 class Fields:
-    """One mapping of an object. Errors of all mappings of an object gather in one list.
+    """One mapping of an object. All mappings of an object add their errors to one list.
 
-    A field that is null counts as absent, as for the API server.
+    A null field counts as absent, as on the API server.
     """
 
     def __init__(self, value: object, path: str, errors: list[str]) -> None:
@@ -34,11 +34,11 @@ class Fields:
             self.fail("", f"{shown(value)} must be an object with named fields")
 
     def raw(self, name: str) -> object:
-        """The value as it is, None where absent."""
+        """Return the value as it is, None if absent."""
         return self._values.get(name)
 
     def read(self, name: str, parse: Callable[[object], _T], default: _T | None) -> _T | None:
-        """The parsed value, ``default`` where absent, None where wrong (and the error is noted)."""
+        """Return the parsed value, or ``default`` if absent. If wrong, add an error and return None."""
         value = self.raw(name)
         if value is None:
             return default
@@ -49,33 +49,33 @@ class Fields:
             return None
 
     def required(self, name: str, parse: Callable[[object], _T]) -> _T | None:
-        """The parsed value; None where wrong or absent (and the error is noted)."""
+        """Return the parsed value. If wrong or absent, add an error and return None."""
         if self.raw(name) is None:
             self.fail(name, "must be given")
             return None
         return self.read(name, parse, None)
 
     def must(self, name: str, parse: Callable[[object], _T]) -> _T:
-        """The parsed value; raises FieldError where wrong or absent."""
+        """Return the parsed value. Raises FieldError if wrong or absent."""
         value = self.required(name, parse)
         if value is None:
             raise FieldError(self.errors[0])
         return value
 
     def names(self) -> list[object]:
-        """The names of all fields, known or not; in YAML they need not be strings."""
+        """Return the names of all fields, known or not. In YAML they need not be strings."""
         return list(self._values)
 
     def inner(self, name: str) -> "Fields":
-        """The mapping in a field, an empty one where absent."""
+        """Return the mapping in a field; an empty one if absent."""
         return Fields(self.raw(name), self.path_of(name), self.errors)
 
     def reporting_to(self, errors: list[str]) -> "Fields":
-        """The same mapping, with another list for what is wrong."""
+        """Return the same mapping, with another list for its errors."""
         return Fields(self._values, self.path, errors)
 
     def items(self, name: str) -> list[tuple[str, object]]:
-        """The entries of a list, each with its full path; none where absent."""
+        """Return the entries of a list, each with its full path; none if absent."""
         value = self.raw(name)
         if value is None:
             return []
@@ -86,11 +86,11 @@ class Fields:
         return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
 
     def fail(self, name: str, text: str) -> None:
-        """Note what is wrong with a field (``""``: with the mapping itself)."""
+        """Add an error about a field; ``""`` stands for the mapping itself."""
         self.errors.append(f"{self.path_of(name)}: {text}")
 
     def refuse_unknown(self, known: Iterable[str]) -> None:
-        """Note every field that is none of ``known``, with the one that was probably meant."""
+        """Add an error for each field that is not in ``known``, with the name that was probably meant."""
         allowed = tuple(known)
         for name in self._values:
             if name in allowed:
@@ -98,18 +98,19 @@ class Fields:
             if not isinstance(name, str) or len(name) > _LONGEST_FIELD:
                 self.fail("", f"{shown(name)} is not a field here; there are {', '.join(allowed)}")
                 continue
+            # The search is slow, and further errors are not shown.
             close = get_close_matches(name, allowed, n=1) if len(self.errors) < MAX_ERRORS else []
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(allowed)}"
             self.fail(name, f"unknown field; {hint}")
 
     def path_of(self, name: str) -> str:
-        """A field's full path; what cannot be printed in a name is escaped, so that it stays on one line."""
+        """Return a field's full path, on one line: unprintable characters are escaped."""
         printable = name if name.isprintable() else shown(name)
         return ".".join(part for part in (self.path, printable) if part) or "object"
 
 
 class Metadata:
-    """What slicebw needs of an object's metadata, read leniently: the API server vouches for it."""
+    """The metadata that slicebw needs. Wrong fields count as absent: the API server has checked them."""
 
     def __init__(self, obj: object) -> None:
         metadata = obj.get("metadata") if isinstance(obj, Mapping) else None
@@ -123,19 +124,19 @@ class Metadata:
         self.deleting = values.get("deletionTimestamp") is not None
         self.labels = text_map(values.get("labels"))
         self.stored = values.get("resourceVersion") is not None
-        """It came from an API server, which has pruned what its schema does not know. Fields that are unknown here
-        then belong to a newer version and are passed over; in a file nothing prunes, so there they are mistakes."""
+        """Whether the object comes from an API server, which prunes fields that its schema does not have. Fields that
+        are unknown here then belong to a newer schema and are ignored. In a file they are mistakes."""
 
 
 def text_map(value: object) -> dict[str, str]:
-    """The entries of a mapping whose keys and values are strings; nothing where it is none."""
+    """Return the entries of a mapping whose keys and values are strings; none if it is no mapping."""
     if not isinstance(value, Mapping):
         return {}
     return {key: text for key, text in value.items() if isinstance(key, str) and isinstance(text, str)}
 
 
 def lenient_time(value: object) -> int | None:
-    """A time in whole seconds, None where there is none or it cannot be read."""
+    """Return a time in whole seconds since the epoch, or None if it is absent or wrong."""
     try:
         return parse_time(value)
     except QuantityError:
@@ -143,12 +144,12 @@ def lenient_time(value: object) -> int | None:
 
 
 def lenient_int(value: object) -> int:
-    """A whole number, 0 where there is none."""
+    """Return a whole number, or 0 for any other value."""
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def limited(errors: list[str]) -> tuple[str, ...]:
-    """The first errors, and how many more there are."""
+    """Return the first MAX_ERRORS errors, and the number of further ones."""
     more = len(errors) - MAX_ERRORS
     return (*errors[:MAX_ERRORS], f"and {more} more") if more > 0 else tuple(errors)
 

@@ -1,4 +1,4 @@
-"""The names of slicebw's API: group, version, kinds, labels, and who writes which fields."""
+"""The names of slicebw's API: group, version, kinds, labels and field managers."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ CATEGORY: Final = "slicebw"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One of slicebw's kinds, as its CustomResourceDefinition (``crds/<plural>.yaml``) names it."""
+    """One of slicebw's kinds, with the names in its CustomResourceDefinition (``crds/<plural>.yaml``)."""
 
     name: str
     plural: str
@@ -35,17 +35,17 @@ NODE_BANDWIDTH: Final = Kind("NodeBandwidth", "nodebandwidths", "nbw", namespace
 ALL: Final = (SLICE_BANDWIDTH, BANDWIDTH_USAGE, NODE_BANDWIDTH)
 
 DEFAULT_NODE_BANDWIDTH: Final = "default"
-"""The NodeBandwidth that applies to every node; one named after a node overrides it field by field."""
+"""The NodeBandwidth that applies to every node. One named after a node overrides it field by field."""
 
 LABEL_SLICE: Final = f"{GROUP}/slice"
 LABEL_NODE: Final = f"{GROUP}/node"
 
 AGENT_MANAGER: Final = "slicebw-agent"
-"""The agents' field manager for server-side apply, and the component their Events come from."""
+"""The agents' field manager in server-side applies, and the source component of their Events."""
 CONTROLLER_MANAGER: Final = "slicebw-controller"
 
 MAX_NAME_LENGTH: Final = 253
-"""Of an object: an RFC 1123 subdomain (apimachinery, util/validation)."""
+"""Of an object's name, which is an RFC 1123 subdomain (apimachinery, util/validation)."""
 MAX_LABEL_VALUE_LENGTH: Final = 63
 _DIGEST_LENGTH: Final = 16
 _LABEL: Final = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
@@ -53,7 +53,7 @@ _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
 def name_error(name: str) -> str | None:
-    """What is wrong with the name of an object or a namespace, None where it is a legal one."""
+    """Return what is wrong with the name of an object or namespace, or None for a legal one."""
     if not name:
         return "must be given"
     if len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name):
@@ -62,17 +62,17 @@ def name_error(name: str) -> str | None:
 
 
 def digest(*parts: str) -> str:
-    """Sixteen hex digits (64 bits) that stand for ``parts``: the same everywhere and for ever."""
+    """Return sixteen hex digits (64 bits) that identify ``parts``. They must never change: names are made of them."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
 def marked(text: str, mark: str, length: int = MAX_NAME_LENGTH) -> str:
-    """``text`` with ``-mark`` at its end, cut to at most ``length`` characters; a name or label value stays legal."""
+    """Append ``-mark`` to a name or label value, cut to ``length`` characters in all. The result stays legal."""
     return f"{text[: length - len(mark) - 1].rstrip('-._')}-{mark}"
 
 
 def label_value(name: str) -> str:
-    """The label value for an object's name: the name itself, or, where that is too long, its start and a digest."""
+    """Return the label value for an object's name: the name, or if that is too long, its start and a digest."""
     if len(name) <= MAX_LABEL_VALUE_LENGTH:
         return name
     return marked(name, digest(name), MAX_LABEL_VALUE_LENGTH)

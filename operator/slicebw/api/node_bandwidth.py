@@ -1,7 +1,7 @@
-"""NodeBandwidth: how an agent treats its node. Parses the spec; builds and reads back the status.
+"""NodeBandwidth: the settings of a node. Parses the spec; builds and parses the status.
 
-The object named ``default`` applies to every node, one named after a node overrides it field by field
-(:meth:`slicebw.core.desired.NodeSpec.over`). The status is always on the node's own object.
+The object named ``default`` applies to every node. One named after a node overrides it field by field
+(:meth:`slicebw.core.desired.NodeSpec.over`). The status is always in the node's own object.
 """
 
 import re
@@ -24,7 +24,7 @@ FOREIGN_QDISC: Final = "ForeignQdisc"
 GUARANTEES_OVERCOMMITTED: Final = "GuaranteesOvercommitted"
 
 MAX_EXEMPT_DESTINATIONS: Final = 10_000
-"""At 43 characters each that is well below the 1.5 MB that etcd takes in one object."""
+"""At 43 characters each they are well below etcd's limit of 1.5 MB an object."""
 
 _ATTRIBUTES: Final = {
     "device": "device",
@@ -34,17 +34,17 @@ _ATTRIBUTES: Final = {
     "exemptDestinations": "exempt_destinations",
     "minRateShare": "min_rate_share_percent",
 }
-"""The spec's fields, and what they are called in :class:`slicebw.core.desired.NodeSpec`."""
+"""The spec's fields, and their names in :class:`slicebw.core.desired.NodeSpec`."""
 _OBJECT_FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _DEVICE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}")
 _DESTINATION: Final = re.compile(r"[0-9A-Fa-f:.]{2,39}(?:/[0-9]{1,3})?")
 
 
 def parse(obj: object) -> NodeSpec:
-    """A NodeBandwidth's spec as read. Never raises: a wrong field is left out and named in ``errors``; others hold.
+    """Parse a NodeBandwidth's spec. Never raises: a wrong field is left out and named in ``errors``.
 
-    Of the exempt destinations only the wrong ones are left out; the others come in canonical form, each once.
-    Unknown fields are errors where no API server has pruned them (see :class:`slicebw.api.fields.Metadata`).
+    Of the exempt destinations only the wrong ones are left out. The others are in canonical form, without duplicates.
+    Unknown fields are errors if no API server has pruned them (see :class:`slicebw.api.fields.Metadata`).
     """
     metadata = Metadata(obj)
     errors: list[str] = []
@@ -68,10 +68,10 @@ def parse(obj: object) -> NodeSpec:
 
 
 def node_object(node_name: str) -> dict[str, Any]:
-    """The body for the server-side apply that makes a node's own object where it is missing; it sets no field.
+    """Return the body of a server-side apply that creates a node's own object. It sets no field.
 
-    It goes before :func:`status_object`, for a status cannot be applied to what does not exist. It names no owner:
-    the object may be a person's, whose settings must not vanish with a Node that is re-registered.
+    A status can be applied only to an object that exists, so this comes before :func:`status_object`. The object gets
+    no owner: a person may put settings into it, and they must outlive a Node that is registered again.
     """
     return {
         "apiVersion": kinds.API_VERSION,
@@ -83,10 +83,10 @@ def node_object(node_name: str) -> dict[str, Any]:
 def status_object(
     node_name: str, report: NodeReport, reported_at_s: int, previous: Iterable[Condition] = ()
 ) -> dict[str, Any]:
-    """The body for server-side apply to the ``/status`` of the node's own object.
+    """Return the body of a server-side apply to the ``/status`` of the node's own object.
 
-    ``previous`` are the conditions as they stand there (:func:`parse_status`), whose times of transition are kept
-    where their status has not changed.
+    ``previous`` are the conditions in the current status (:func:`parse_status`). A condition whose status has not
+    changed keeps its time of transition.
     """
     current = conditions.carry_over(_conditions(report, reported_at_s), previous)
     return {
@@ -112,21 +112,21 @@ def status_object(
 
 
 def parse_status(obj: object) -> tuple[Condition, ...]:
-    """The conditions in a NodeBandwidth's status, read leniently; none where it has no status."""
+    """Return the conditions in a NodeBandwidth's status; none if it has no status. Never raises."""
     status = obj.get("status") if isinstance(obj, Mapping) else None
     return conditions.parse_list(status.get("conditions")) if isinstance(status, Mapping) else ()
 
 
 def _conditions(report: NodeReport, now_s: int) -> tuple[Condition, ...]:
     if report.foreign_qdisc is not None:
-        blame = f"{report.device} has a {report.foreign_qdisc} qdisc that is not slicebw's"
-        foreign = (conditions.TRUE, "NotOurs", f"{blame}: remove it, or name another device")
+        found = f"{report.device} has a {report.foreign_qdisc} qdisc that is not slicebw's"
+        foreign = (conditions.TRUE, "NotOurs", f"{found}: remove it, or name another device")
     else:
-        foreign = (conditions.FALSE, "NoneFound", f"nobody else's qdisc is in the way on {report.device}")
+        foreign = (conditions.FALSE, "NoneFound", f"no other program's qdisc is in the way on {report.device}")
     if report.overcommitted is not None:
         overcommitted = (conditions.TRUE, "Overcommitted", report.overcommitted)
     else:
-        overcommitted = (conditions.FALSE, "WithinCap", "the node can give all its guarantees at once")
+        overcommitted = (conditions.FALSE, "WithinCap", "the node can send all guaranteed rates at once")
     ready_reason = _READY_REASONS[report.mode] if report.ready else "NotReady"
     ready = (conditions.TRUE if report.ready else conditions.FALSE, ready_reason, report.message)
     return tuple(
@@ -149,7 +149,7 @@ def _exempt_destinations(spec: Fields) -> tuple[str, ...] | None:
     if not isinstance(spec.raw("exemptDestinations"), list | tuple):
         return None
     if len(items) > MAX_EXEMPT_DESTINATIONS:
-        spec.fail("exemptDestinations", f"{len(items)} are too many: at most {MAX_EXEMPT_DESTINATIONS} hold")
+        spec.fail("exemptDestinations", f"{len(items)} are too many: use at most {MAX_EXEMPT_DESTINATIONS}")
     destinations: dict[str, None] = {}
     for index, (_, item) in enumerate(items[:MAX_EXEMPT_DESTINATIONS]):
         try:
@@ -160,7 +160,7 @@ def _exempt_destinations(spec: Fields) -> tuple[str, ...] | None:
 
 
 def _destination(value: object) -> str:
-    """The canonical text of a network or a single address of either family."""
+    """Return a network, or a single address, of either family in canonical form. Raises QuantityError."""
     usage = "use a network or an address (192.0.2.0/24, 2001:db8::/32, 192.0.2.1)"
     if not isinstance(value, str) or not _DESTINATION.fullmatch(value):
         raise QuantityError(f"{shown(value)} is not a network: {usage}")

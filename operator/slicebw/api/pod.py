@@ -1,4 +1,4 @@
-"""Pods: the little that slicebw needs of a core/v1 Pod."""
+"""Pods: the fields of a core/v1 Pod that slicebw needs."""
 
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -12,12 +12,11 @@ _BROADCAST: Final = IPv4Address("255.255.255.255")
 
 
 def parse(obj: object) -> Pod:
-    """A pod as read. Never raises: what is missing or malformed counts as not there.
+    """Parse a pod. Never raises: a malformed field counts as absent.
 
-    ``addresses`` are all of ``status.podIPs`` (or ``podIP``, from old kubelets), in canonical form; for a pod of
-    the host's network these are the node's own. Left out is what cannot be one pod's own: loopback, multicast,
-    broadcast and unspecified addresses, and those with a zone (``fe80::1%eth0``), which is of one link only and which
-    nft would refuse together with all the other addresses of its transaction.
+    ``addresses`` are those of ``status.podIPs`` (``podIP`` from old kubelets) in canonical form. A pod in the host's
+    network has the node's addresses. Addresses that cannot be one pod's own are left out: loopback, multicast,
+    broadcast and unspecified ones, and those with a zone (``fe80::1%eth0``).
     """
     metadata = Metadata(obj)
     spec, status = _mapping(obj, "spec"), _mapping(obj, "status")
@@ -47,7 +46,7 @@ def _addresses(status: Mapping[str, Any]) -> Iterator[str]:
             continue
         if isinstance(address, IPv6Address):
             if address.scope_id is not None:
-                continue
+                continue  # nft would refuse it, and with it all other addresses of the transaction
             address = address.ipv4_mapped or address  # on the wire such packets are IPv4
         if not (address.is_loopback or address.is_multicast or address.is_unspecified or address == _BROADCAST):
             yield str(address)

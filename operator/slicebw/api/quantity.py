@@ -1,9 +1,9 @@
-"""Rates, bytes, percentages, durations and times as people and Kubernetes write them, to exact integers.
+"""Parses rates, bytes, percentages, durations and times, as people and Kubernetes write them, into exact integers.
 
-No floats anywhere. The grammar of rates and bytes is that of Kubernetes' Quantity (apimachinery, api/resource)
-without what cannot occur here: signs other than ``+``, the suffixes n, u and m (there is no thousandth of a byte),
-E and Ei (beyond what is allowed). A fraction of a unit is rounded up, as Kubernetes does. The patterns in crds/ accept
-the same strings; tests hold the two together. How figures are *shown* is :mod:`slicebw.core.text`.
+There are no floats. The grammar of rates and bytes is that of Kubernetes' Quantity (apimachinery, api/resource), except
+for negative values, for the suffixes n, u and m (there is no thousandth of a byte), and for E and Ei (above the highest
+allowed value). Fractions of a unit are rounded up, as Kubernetes does. The patterns in crds/ accept the same strings,
+which tests check. :mod:`slicebw.core.text` formats figures for people.
 """
 
 import json
@@ -16,14 +16,14 @@ from typing import Final
 from slicebw.core.errors import SlicebwError
 
 MIN_RATE_BPS: Final = 8
-"""One byte a second: HTB cannot hold a lower rate."""
+"""One byte a second, the lowest rate of HTB."""
 MIN_NODE_RATE_BPS: Final = 1_000_000
 MAX_RATE_BPS: Final = 10**15
 MIN_BYTES: Final = 1
 MAX_BYTES: Final = 10**18
-"""A year at 250 Gbit/s, and still a signed 64-bit integer."""
+"""A year at 250 Gbit/s. It fits into a signed 64-bit integer."""
 MAX_TEXT_LENGTH: Final = 32
-"""No sensible quantity is longer; anything longer is refused before it is looked at."""
+"""A longer text is refused before it is parsed: it could be a number of any size."""
 
 _QUANTITY: Final = re.compile(
     r"\+?(?:(?P<whole>[0-9]+)(?:\.(?P<fraction>[0-9]*))?|\.(?P<bare_fraction>[0-9]+))"
@@ -47,12 +47,12 @@ _LARGEST_INT_SHOWN: Final = 10**30
 
 
 class QuantityError(SlicebwError, ValueError):
-    """A text or number that is not the quantity it should be. Says what it is, and what is allowed."""
+    """A value that is not the expected quantity. The message has the value and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """What rates and bytes differ in."""
+    """How rates and bytes differ: their limits, and words for messages."""
 
     noun: str
     usage: str
@@ -86,7 +86,7 @@ _BYTES: Final = _Measure(
 
 
 def parse_rate(value: object) -> int:
-    """A rate in bit/s: ``8``, ``"512k"``, ``"1.5G"``, ``"10Ki"``, ``"1e6"``; an int or a string.
+    """Parse a rate in bit/s: ``8``, ``"512k"``, ``"1.5G"``, ``"10Ki"``, ``"1e6"``; an int or a string.
 
     Raises QuantityError, also outside MIN_RATE_BPS..MAX_RATE_BPS.
     """
@@ -94,17 +94,17 @@ def parse_rate(value: object) -> int:
 
 
 def parse_node_rate(value: object) -> int:
-    """What a whole node may send, in bit/s, as :func:`parse_rate`. Raises QuantityError, also below 1M."""
+    """Parse the rate of a whole node in bit/s, like :func:`parse_rate`. Raises QuantityError, also below 1M."""
     return _parse(value, _NODE_RATE)
 
 
 def parse_bytes(value: object) -> int:
-    """A number of bytes: ``"10Gi"``, ``"10800M"``, ``4096``. Raises QuantityError, also outside 1..MAX_BYTES."""
+    """Parse a number of bytes: ``"10Gi"``, ``"10800M"``, ``4096``. Raises QuantityError, also outside 1..MAX_BYTES."""
     return _parse(value, _BYTES)
 
 
 def parse_percent(value: object) -> int:
-    """A percentage from ``"1%"`` to ``"100%"``, whole and with its sign. Raises QuantityError."""
+    """Parse a whole percentage from ``"1%"`` to ``"100%"``. Raises QuantityError."""
     match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise QuantityError(f"{shown(value)} is not a percentage: use a whole one from 1% to 100% (80%)")
@@ -112,9 +112,10 @@ def parse_percent(value: object) -> int:
 
 
 def parse_duration(value: object) -> int:
-    """A duration in whole seconds: ``"24h"``, ``"1h30m"``, ``"90s"``. Raises QuantityError.
+    """Parse a duration into whole seconds: ``"24h"``, ``"1h30m"``, ``"90s"``. Raises QuantityError.
 
-    The units of Kubernetes' durations that are whole seconds, largest first; no days (24 h or a calendar day?).
+    Units are those of Kubernetes' durations from seconds up, largest first. Days would be ambiguous: 24 h, or a
+    calendar day.
     """
     text = value if isinstance(value, str) else ""
     match = _DURATION.fullmatch(text)
@@ -128,7 +129,7 @@ def parse_duration(value: object) -> int:
 
 
 def duration_text(duration_s: int) -> str:
-    """A duration as :func:`parse_duration` reads it: ``24h``, ``1h30m``, ``1m30s``, ``0s``."""
+    """Return a duration as :func:`parse_duration` reads it: ``24h``, ``1h30m``, ``1m30s``, ``0s``."""
     minutes, seconds = divmod(duration_s, 60)
     hours, minutes = divmod(minutes, 60)
     parts = [f"{count}{unit}" for count, unit in ((hours, "h"), (minutes, "m"), (seconds, "s")) if count]
@@ -136,9 +137,9 @@ def duration_text(duration_s: int) -> str:
 
 
 def parse_time(value: object) -> int:
-    """An RFC 3339 time in whole seconds since 1970, fractions cut off. Raises QuantityError.
+    """Parse an RFC 3339 time into whole seconds since the epoch, fractions cut off. Raises QuantityError.
 
-    Also a datetime, which is what PyYAML makes of an unquoted time; without a zone it is UTC, as YAML says.
+    Also accepts a datetime, which PyYAML makes from an unquoted time. Without a zone it is UTC, as in YAML.
     """
     if isinstance(value, datetime):
         try:
@@ -156,10 +157,10 @@ def parse_time(value: object) -> int:
 
 
 def shown(value: object) -> str:
-    """A value as an error message quotes it: on one line, short whatever it is, strings in quotes as in JSON."""
+    """Return a value for an error message: on one line, short, and with strings in quotes as in JSON."""
     if isinstance(value, str):
         kept = value[:_SHOWN_LENGTH]
-        while len(quoted := json.dumps(kept)) > _QUOTED_LENGTH:  # what has to be escaped grows by up to twelve times
+        while len(quoted := json.dumps(kept)) > _QUOTED_LENGTH:  # escapes may make it twelve times as long
             kept = kept[:-1]
         return quoted if kept == value else f"{quoted}..."
     if value is None or isinstance(value, bool):
@@ -190,7 +191,7 @@ def _parse(value: object, measure: _Measure) -> int:
 
 
 def _parse_text(text: str, measure: _Measure) -> tuple[int, int]:
-    """The exact value as a quotient of two integers. The length limit keeps both below 10^150."""
+    """Return the exact value as a quotient of two integers. MAX_TEXT_LENGTH keeps both below 10^150."""
     match = _QUANTITY.fullmatch(text) if len(text) <= MAX_TEXT_LENGTH else None
     if match is None:
         if len(text) <= MAX_TEXT_LENGTH and _THOUSANDTHS.fullmatch(text):

@@ -1,9 +1,8 @@
-"""From PlanetLab's words to slicebw's: SliceBandwidths from a GetSlivers record.
+"""Converts PlanetLab's GetSlivers records into SliceBandwidths.
 
-A GetSlivers record is what a node manager fetched from PLCAPI: a structure with ``slivers``, each with its slice's name
+A GetSlivers record is the answer of PLCAPI to a node manager: a structure with ``slivers``, each with its slice's name
 and ``attributes``. Names and units are those of PlanetLab's NodeManager (``bwmon.py``, ``slivermanager.py``): rates in
-kbit/s, bytes in units of 1024. Everything else in the record (keys, initscripts, other tags) says nothing about
-bandwidth and is passed over.
+kbit/s, bytes in units of 1024. The rest of the record (keys, initscripts, other tags) is ignored.
 """
 
 import re
@@ -30,7 +29,7 @@ from slicebw.core.desired import (
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The SliceBandwidths to apply, why other slices have none, and what else a person should know. One line each."""
+    """The SliceBandwidths to apply, an error line for each slice without one, and notes for the person who imports."""
 
     objects: tuple[dict[str, Any], ...]
     errors: tuple[str, ...]
@@ -39,7 +38,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class _Attribute:
-    """One of the ten: which field it is, in which unit, and what it may be."""
+    """One of PlanetLab's attributes: its field in a SliceBandwidth, its unit, and its allowed values."""
 
     traffic_class: TrafficClass
     field: str
@@ -56,7 +55,7 @@ def _attributes() -> dict[str, _Attribute]:
         (TrafficClass.EXEMPT, "net_i2_", "nm_net_exempt_"),
     ):
         for name, field in (("min_rate", "minRate"), ("max_rate", "maxRate")):
-            # bwmon's default for a minimum is 0: what HTB can hold at least (8 bit/s).
+            # bwmon's default minimum is 0. It becomes the lowest rate of HTB, 8 bit/s.
             least_kbps, least_bps = (0, 0) if field == "minRate" else (1, MIN_RATE_BPS)
             found[prefix + name] = _Attribute(traffic_class, field, "kbit/s", 1000, MAX_RATE_BPS // 1000, least_kbps)
             found[old + name] = _Attribute(traffic_class, field, "bit/s", 1, MAX_RATE_BPS, least_bps)
@@ -68,30 +67,30 @@ def _attributes() -> dict[str, _Attribute]:
 
 
 ATTRIBUTES: Final[Mapping[str, _Attribute]] = _attributes()
-"""By name. ``net_*`` are PlanetLab 4's ten; ``nm_net_*`` is how PlanetLab 3 spelled six of them, with rates in bit/s
-(the others changed their meaning on the way; they are named in a note)."""
+"""By name. ``net_*`` are PlanetLab 4's ten. ``nm_net_*`` are PlanetLab 3's names for six of them, with rates in bit/s.
+Its other attributes had another meaning; a note names them."""
 
 OFF: Final = -1
-"""``net_max_rate`` of the default slice: bwmon then removed all limits of the node."""
+"""With this ``net_max_rate`` in the default slice, bwmon removed all limits of the node."""
 
 _DEFAULT_SLICE: Final = "default"
 _SLICE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,30}")
 _MAX_LABEL_LENGTH: Final = 63
-"""Of a namespace's name: it is a DNS label (RFC 1123)."""
+"""Of a namespace's name, which is a DNS label (RFC 1123)."""
 
 
 def convert(document: object, period_s: int = DEFAULT_PERIOD_S) -> Imported:
-    """SliceBandwidths for all slivers of a GetSlivers record, in its order; ``{}`` in a spec stands for the defaults.
+    """Convert all slivers of a GetSlivers record, in its order. A field with its default value is left out of the spec.
 
-    A slice that is wrong is left out and named in ``errors``; the others do not depend on it.
+    A slice that is wrong is left out, and named in ``errors``.
 
     Args:
-        document: the record as JSON or YAML gives it; or a list of them, one for each node.
-        period_s: the recording period; bwmon's was a constant, 24 hours.
+        document: the record as parsed from JSON or YAML, or a list of records, one for each node.
+        period_s: the accounting period. In bwmon it was always 24 hours.
 
     Raises:
-        FieldError: it is no such record.
+        FieldError: the document is no such record.
     """
     made: dict[SliceKey, tuple[str, dict[str, Any]]] = {}
     errors: list[str] = []
@@ -108,18 +107,18 @@ def convert(document: object, period_s: int = DEFAULT_PERIOD_S) -> Imported:
             continue
         first_name, first = made.setdefault(key, (name, obj))
         if first_name != name:
-            errors.append(f"slice {name}: it would be {key}, as slice {first_name} is already: rename one of them")
+            errors.append(f"slice {name}: it would become {key}, like slice {first_name}: rename one of them")
         elif first != obj:
             errors.append(
-                f"slice {name}: its attributes are not the same on all nodes, those of its first sliver are taken: "
-                "a SliceBandwidth holds on every node"
+                f"slice {name}: its attributes are not the same on all nodes, those of its first sliver are used: "
+                "a SliceBandwidth applies to every node"
             )
     notes += [_unknown_note(attribute, count) for attribute, count in unknown.items()]
     return Imported(tuple(obj for _, obj in made.values()), tuple(errors), tuple(notes))
 
 
 def slice_key(name: str) -> SliceKey:
-    """``princeton_codeen`` goes to namespace ``princeton-codeen``, name ``codeen``. Raises FieldError."""
+    """Return namespace ``princeton-codeen`` and name ``codeen`` for ``princeton_codeen``. Raises FieldError."""
     legal = name.lower().replace("_", "-").replace(".", "-")
     namespace, short = legal.strip("-"), legal[name.find("_") + 1 :].strip("-")
     if not _SLICE_NAME.fullmatch(name) or not short or len(namespace) > _MAX_LABEL_LENGTH:
@@ -137,11 +136,11 @@ class _SliceError(Exception):
 
 
 _Found = dict[tuple[TrafficClass, str], tuple[str, int, int]]
-"""By class and field: the attribute's name, its value in its own unit, and in bit/s, bytes or shares."""
+"""By class and field: the attribute's name, its value in its own unit, and its value in bit/s, bytes or shares."""
 
 
 def _slivers(document: object) -> Iterator[tuple[str, object]]:
-    """Each sliver, with its place in the document."""
+    """Yield each sliver with its place in the document."""
     several = isinstance(document, list | tuple)
     for number, record in enumerate(document if isinstance(document, list | tuple) else [document]):
         path = f"[{number}].slivers" if several else "slivers"
@@ -154,7 +153,11 @@ def _slivers(document: object) -> Iterator[tuple[str, object]]:
 
 
 def _read(place: str, sliver: object, notes: list[str], unknown: Counter[str]) -> tuple[str, SliceKey, _Found | None]:
-    """A sliver's name, its place in the cluster, and its attributes; None: it switched the whole node off."""
+    """Return a sliver's name, its key in the cluster, and its attributes.
+
+    The attributes are None if they switched off all limits of the node: then there is nothing to create.
+    Raises _SliceError.
+    """
     name = sliver.get("name") if isinstance(sliver, Mapping) else None
     if not isinstance(sliver, Mapping) or not isinstance(name, str) or not name:
         raise _SliceError(f"{place}: name: must be given: the slice's name (princeton_codeen)")
@@ -172,8 +175,8 @@ def _read(place: str, sliver: object, notes: list[str], unknown: Counter[str]) -
             continue
         if attribute == "net_max_rate" and key.name == _DEFAULT_SLICE and _whole(value) == OFF:
             notes.append(
-                f"slice {name}: net_max_rate: -1 on the default slice switched all limits off; no SliceBandwidth is "
-                "made of it: for the same set mode: Disabled in NodeBandwidth default"
+                f"slice {name}: net_max_rate: -1 on the default slice switched off all limits; it becomes no "
+                "SliceBandwidth: for the same effect set mode: Disabled in NodeBandwidth default"
             )
             return name, key, None
         _take(found, attribute, known, value, errors)
@@ -188,11 +191,11 @@ def _read(place: str, sliver: object, notes: list[str], unknown: Counter[str]) -
 def _unknown_note(attribute: str, count: int) -> str:
     slices = "one slice" if count == 1 else f"{count} slices"
     known = ", ".join(name for name in ATTRIBUTES if not name.startswith("nm_"))
-    return f"{shown(attribute)}: passed over on {slices}; there are {known}"
+    return f"{shown(attribute)}: ignored on {slices}; there are {known}"
 
 
 def _pairs(name: str, sliver: Mapping[str, object]) -> Iterable[tuple[str, object]]:
-    """Attribute names and values: PLCAPI's list, or a node manager's own mapping of tags or of a finished rspec."""
+    """Return attribute names and values, from PLCAPI's list or from a node manager's mapping. Raises _SliceError."""
     given = next((sliver[key] for key in ("attributes", "rspec", "_rspec") if sliver.get(key) is not None), {})
     if isinstance(given, Mapping):
         return [(key, value) for key, value in given.items() if isinstance(key, str)]
@@ -200,7 +203,7 @@ def _pairs(name: str, sliver: Mapping[str, object]) -> Iterable[tuple[str, objec
         raise _SliceError(f"slice {name}: attributes: {shown(given)} must be a list of tagname and value")
     pairs = []
     for index, one in enumerate(given):
-        # PLCAPI before 5.0 called it name.
+        # Before PLCAPI 5.0 the field was called name.
         tag = (one.get("tagname") or one.get("name")) if isinstance(one, Mapping) else None
         if not isinstance(tag, str):
             raise _SliceError(f"slice {name}: attributes[{index}]: {shown(one)} must have a tagname and a value")
@@ -209,7 +212,7 @@ def _pairs(name: str, sliver: Mapping[str, object]) -> Iterable[tuple[str, objec
 
 
 def _take(found: _Found, name: str, known: _Attribute, value: object, errors: list[str]) -> None:
-    """Note one attribute; of two for one field the later one holds, as in a node manager. Unset ones do not count."""
+    """Add one attribute to ``found``, unless it is unset. The later of two for one field wins, as in a node manager."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return
     number = _whole(value)
@@ -224,7 +227,7 @@ def _take(found: _Found, name: str, known: _Attribute, value: object, errors: li
 
 
 def _whole(value: object) -> int | None:
-    """A whole number, written as one or as text; None where it is something else."""
+    """Return a whole number from a number or a text, or None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = value.strip() if isinstance(value, str) else ""
@@ -232,7 +235,7 @@ def _whole(value: object) -> int | None:
 
 
 def _conflicts(found: _Found) -> Iterator[str]:
-    """What contradicts itself within one class."""
+    """Yield an error for each minimum above its maximum, and each threshold above its budget."""
     for traffic_class in TrafficClass:
         for lower, upper in (("minRate", "maxRate"), ("threshold", "budget")):
             low, high = found.get((traffic_class, lower)), found.get((traffic_class, upper))
@@ -270,7 +273,7 @@ def _limits(found: _Found, period_s: int) -> SliceLimits:
 
 
 def _object(key: SliceKey, limits: SliceLimits) -> dict[str, Any]:
-    """The SliceBandwidth, without what is a default."""
+    """Return the SliceBandwidth, without the fields that have their default values."""
     spec: dict[str, Any] = {}
     if limits.period_s != DEFAULT_LIMITS.period_s:
         spec["period"] = duration_text(limits.period_s)
@@ -300,12 +303,12 @@ def _object(key: SliceKey, limits: SliceLimits) -> dict[str, Any]:
 
 
 def rate_quantity(rate_bps: int) -> str:
-    """A rate exactly, as a spec has it: ``10M``, ``1500k``, ``8``."""
+    """Return a rate for a spec, exactly: ``10M``, ``1500k``, ``8``."""
     return _shortest(rate_bps, 1000, "kMGTP")
 
 
 def bytes_quantity(count: int) -> str:
-    """A number of bytes exactly, as a spec has it, in whichever units are shorter: ``10800M``, ``10Gi``, ``5Ki``."""
+    """Return a number of bytes for a spec, exactly and in the shorter units: ``10800M``, ``10Gi``, ``5Ki``."""
     return min(_shortest(count, 1000, "kMGTP"), _shortest(count, 1024, "KMGTP", "i"), key=len)
 
 

@@ -1,4 +1,4 @@
-"""Label selectors (meta/v1 LabelSelector) as :class:`slicebw.core.desired.Selector`, checked as the API server does."""
+"""Parses label selectors (meta/v1 LabelSelector), with the checks of the API server."""
 
 import re
 from typing import Final
@@ -18,14 +18,17 @@ _LISTING: Final = (SelectorOperator.IN, SelectorOperator.NOT_IN)
 
 
 def parse(value: object, path: str, errors: list[str], *, strict: bool) -> Selector:
-    """The selector at ``path``; an absent or empty one selects every pod. What is wrong is added to ``errors``."""
+    """Parse the selector at ``path``, and add what is wrong to ``errors``. An absent or empty one selects every pod.
+
+    ``strict``: unknown fields are errors.
+    """
     fields = Fields(value, path, errors)
     if strict:
         fields.refuse_unknown(("matchLabels", "matchExpressions"))
     requirements = _match_labels(fields.inner("matchLabels"))
     for item_path, item in fields.items("matchExpressions"):
         before, expression = len(errors), Fields(item, item_path, errors)
-        if len(errors) > before:  # not even an object: what it lacks need not be said
+        if len(errors) > before:  # not an object: one error is enough
             continue
         requirement = _expression(expression, strict=strict)
         if requirement is not None:

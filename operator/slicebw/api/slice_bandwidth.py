@@ -1,7 +1,7 @@
-"""SliceBandwidth: what a slice may send, and what it sent. Parses the spec; builds and reads back the status.
+"""SliceBandwidth: a slice's limits, and its usage in the whole cluster. Parses the spec; builds and parses the status.
 
-The checks are those of crds/slicebandwidths.yaml (schema and CEL rules), made again, exactly and in one place:
-servers before Kubernetes 1.25 know no CEL, and a folder of files has no server at all.
+The checks repeat those in crds/slicebandwidths.yaml (schema and CEL rules): API servers before Kubernetes 1.25 have no
+CEL, and a folder of files has no API server.
 """
 
 from collections.abc import Mapping
@@ -36,10 +36,10 @@ MIN_PERIOD_S: Final = 1
 MAX_PERIOD_S: Final = 366 * 24 * 3600
 MIN_SHARE: Final = 1
 MAX_SHARE: Final = 1000
-"""The HTB quantum is share * 1600 bytes: at 1000 a class may send 1.6 MB in a row (over a second at 10 Mbit/s)
-before its neighbours get their turn. It also keeps the kernel's signed 32-bit deficit far from its end."""
+"""The HTB quantum is share * 1600 bytes: at 1000 a class may send 1.6 MB (over a second at 10 Mbit/s) before other
+classes get their turn. It also keeps the kernel's signed 32-bit deficit far from overflow."""
 MIN_THRESHOLD_BYTES: Final = 101
-"""A plain number up to 100 was meant as a percentage; taken for bytes it would cap the slice at once, for ever."""
+"""A number up to 100 is meant as a percentage. As bytes it would cap the slice at once and for ever."""
 
 _SPEC_FIELDS: Final = ("podSelector", "period", "share", "standard", "exempt")
 _STANDARD_FIELDS: Final = ("minRate", "maxRate", "budget", "threshold")
@@ -49,7 +49,7 @@ _OBJECT_FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 
 @dataclass(frozen=True, slots=True)
 class ClassStatus:
-    """One traffic class over all nodes: sum of usage, worst node, lowest cap in force (None: none is capped)."""
+    """One traffic class over all nodes: total usage, highest percentage, lowest capped rate (None: not capped)."""
 
     used_bytes: int = 0
     peak_percent: int = 0
@@ -58,7 +58,7 @@ class ClassStatus:
 
 @dataclass(frozen=True, slots=True)
 class SliceStatus:
-    """A slice over all its nodes. ``period_start_s`` is the earliest running period's, None where none runs."""
+    """A slice over all its nodes. ``period_start_s`` is the earliest start of a running period, None if none runs."""
 
     observed_generation: int = 0
     nodes: int = 0
@@ -71,7 +71,7 @@ class SliceStatus:
 
 @dataclass(frozen=True, slots=True)
 class SliceRecord:
-    """What the controller keeps of a SliceBandwidth: its spec, its status as read, and the resourceVersion of both."""
+    """What the controller stores of a SliceBandwidth: its spec, its status, and the resourceVersion of both."""
 
     spec: SliceSpec
     status: SliceStatus
@@ -79,11 +79,11 @@ class SliceRecord:
 
 
 def parse(obj: object) -> SliceSpec:
-    """A SliceBandwidth as read. Never raises: ``errors`` names every wrong field by its full path.
+    """Parse a SliceBandwidth. Never raises: ``errors`` names each wrong field by its full path.
 
-    ``limits`` is None if any limit is wrong, ``selector`` if the selector is, both where it is not clear which was
-    meant (an unknown field of the spec, no name); then what held before holds on.
-    Unknown fields are errors where no API server has pruned them (see :class:`slicebw.api.fields.Metadata`).
+    ``limits`` is None if a limit is wrong, and ``selector`` is None if the selector is. Both are None for other errors,
+    such as an unknown field of the spec. The last good value then stays in force.
+    Unknown fields are errors if no API server has pruned them (see :class:`slicebw.api.fields.Metadata`).
     """
     metadata = Metadata(obj)
     strict = not metadata.stored
@@ -110,9 +110,9 @@ def parse(obj: object) -> SliceSpec:
 
 
 def status_object(key: SliceKey, status: SliceStatus, version: str = "") -> dict[str, Any]:
-    """The body for server-side apply to ``/status``. It is all the controller owns: what is left out goes away.
+    """Return the body of a server-side apply to ``/status``: all fields that the controller owns.
 
-    ``version``, a resourceVersion, makes it hold only for the object as it was then; else the API server says 409.
+    With ``version``, a resourceVersion, the API server answers 409 if the object has another version.
     """
     body: dict[str, Any] = {
         "observedGeneration": status.observed_generation,
@@ -137,7 +137,7 @@ def status_object(key: SliceKey, status: SliceStatus, version: str = "") -> dict
 
 
 def parse_status(obj: object) -> SliceStatus:
-    """The status of a SliceBandwidth as it was written, read leniently: what is missing has its zero value."""
+    """Parse the status of a SliceBandwidth. Never raises: a missing or wrong field gets its zero value."""
     status = _mapping(obj, "status")
     return SliceStatus(
         observed_generation=lenient_int(status.get("observedGeneration")),
@@ -151,7 +151,7 @@ def parse_status(obj: object) -> SliceStatus:
 
 
 def _check_names(top: Fields, metadata: Metadata) -> None:
-    """The API server has checked names; a file's may be missing or impossible."""
+    """Check the names: an API server has checked them, but in a file they may be missing or wrong."""
     for field, name in (("metadata.name", metadata.name), ("metadata.namespace", metadata.namespace)):
         error = kinds.name_error(name)
         if error is not None:
@@ -159,7 +159,7 @@ def _check_names(top: Fields, metadata: Metadata) -> None:
 
 
 def _limits(spec: Fields, *, strict: bool) -> SliceLimits | None:
-    """All limits, defaults filled in; None where one of them is wrong."""
+    """Return all limits, with defaults filled in, or None if one is wrong."""
     period_s = spec.read("period", _period, DEFAULT_LIMITS.period_s)
     share = spec.read("share", _share, DEFAULT_LIMITS.standard.share)
     standard, exempt = spec.inner("standard"), spec.inner("exempt")
@@ -192,9 +192,10 @@ def _class_limits(fields: Fields, traffic_class: TrafficClass, share: int | None
 
 
 def _threshold(fields: Fields, default_budget_bytes: int, budget_bytes: int | None) -> int | None:
-    """The threshold in bytes: given so, or as a percentage of the budget in force. ``budget_bytes`` None: wrong.
+    """Return the threshold in bytes, given as bytes or as a percentage of the budget. None if it is wrong.
 
-    At least one byte, however small the budget: a slice that has sent nothing is over no threshold.
+    ``budget_bytes`` is None if the budget is wrong. The threshold is at least one byte, even for the smallest budget:
+    else a slice that has sent nothing would be over it.
     """
     value = fields.raw("threshold")
     known_budget_bytes = default_budget_bytes if budget_bytes is None else budget_bytes

@@ -186,7 +186,7 @@ def _identity(kind: str, obj: Mapping[Any, Any], *, namespaced: bool) -> Identit
 def _name(kind: str, field_name: str, value: object) -> str:
     """Return a legal name, which is also safe as a file name. Raises _UnusableError."""
     name = "" if value is None else value
-    wrong = kinds.name_error(name) if isinstance(name, str) else f"{shown(value)} is not a text"
+    wrong = kinds.name_error(name) if isinstance(name, str) else f"{shown(value)} is not a string"
     if wrong is not None:
         raise _UnusableError(f"{kind}: metadata.{field_name}: {wrong}")
     return str(name)

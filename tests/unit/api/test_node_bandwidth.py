@@ -150,7 +150,7 @@ def test_any_network_of_either_family_is_read_and_its_canonical_text_read_again_
 
 def test_more_destinations_than_an_object_can_hold_are_cut_and_said() -> None:
     parsed = read({"exemptDestinations": [f"10.{index // 256}.{index % 256}.0/24" for index in range(10_001)]})
-    assert parsed.errors == ("spec.exemptDestinations: 10001 are too many: at most 10000 hold",)
+    assert parsed.errors == ("spec.exemptDestinations: 10001 are too many: use at most 10000",)
     assert len(parsed.exempt_destinations or ()) == 10_000
 
 
@@ -229,8 +229,8 @@ def test_a_node_that_does_what_is_asked_says_so() -> None:
 def test_each_condition_says_why() -> None:
     assert conditions_of(REPORT) == {
         "Ready": (TRUE, "Enforcing", "limits are in force"),
-        "ForeignQdisc": (FALSE, "NoneFound", "nobody else's qdisc is in the way on eth0"),
-        "GuaranteesOvercommitted": (FALSE, "WithinCap", "the node can give all its guarantees at once"),
+        "ForeignQdisc": (FALSE, "NoneFound", "no other program's qdisc is in the way on eth0"),
+        "GuaranteesOvercommitted": (FALSE, "WithinCap", "the node can send all guaranteed rates at once"),
     }
     trouble = replace(REPORT, foreign_qdisc="prio", overcommitted="2G of 1G", ready=False, message="it is in the way")
     assert conditions_of(trouble) == {

@@ -197,7 +197,7 @@ def test_the_switch_that_turned_everything_off_is_explained_and_makes_no_slice()
 def test_two_slices_of_one_name_are_reported_and_the_first_one_stays() -> None:
     imported = convert(record(sliver("a_b_c", net_share="2"), sliver("a_b.c")))
     assert [obj["spec"] for obj in imported.objects] == [{"share": 2}]
-    assert imported.errors == ("slice a_b.c: it would be a-b-c/b-c, as slice a_b_c is already: rename one of them",)
+    assert imported.errors == ("slice a_b.c: it would become a-b-c/b-c, like slice a_b_c: rename one of them",)
 
 
 def test_records_of_several_nodes_make_each_slice_once_and_differences_are_reported() -> None:
@@ -244,8 +244,8 @@ def test_a_bandwidth_attribute_nobody_knows_is_said_once() -> None:
     imported = convert(record(*slivers))
     assert [obj["spec"] for obj in imported.objects] == [{}] * 3
     assert [note.split(";")[0] for note in imported.notes] == [
-        '"net_max_kbytes": passed over on 3 slices',
-        '"nm_net_avg_rate": passed over on 3 slices',
+        '"net_max_kbytes": ignored on 3 slices',
+        '"nm_net_avg_rate": ignored on 3 slices',
     ]
 
 

@@ -96,7 +96,7 @@ def test_other_kinds_are_counted_and_passed_over() -> None:
         ("{apiVersion: apps/v1, kind: Pod}", 'Pod: apiVersion is "apps/v1", which must be v1'),
         ("{apiVersion: v1, kind: Pod}", "Pod: metadata is missing"),
         ("{apiVersion: v1, kind: Pod, metadata: {}}", "Pod: metadata.name: must be given"),
-        ("{apiVersion: v1, kind: Pod, metadata: {name: 7}}", "Pod: metadata.name: 7 is not a text"),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: 7}}", "Pod: metadata.name: 7 is not a string"),
         ("{apiVersion: v1, kind: Pod, metadata: {name: ../../etc/passwd}}", "Pod: metadata.name:"),
         ("{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: /}}", "Pod: metadata.namespace:"),
         ("{apiVersion: v1, kind: List, items: 7}", "1: List: items: 7 must be a list"),
