@@ -56,7 +56,7 @@ def test_without_net_admin_it_says_how_to_get_it(folders: tuple[str, ...]) -> No
         (("--netns", "/run/netns/none"), "cannot open network namespace /run/netns/none: No such file or directory"),
         (("--manifests", "/nonexistent"), "manifests folder /nonexistent does not exist"),
         (("--state-dir", "/proc/none"), "--state-dir /proc/none: cannot be used"),
-        (("--kubeconfig", "some-kubeconfig"), "--manifests and --kubeconfig: an agent has one or the other"),
+        (("--kubeconfig", "some-kubeconfig"), "--manifests and --kubeconfig exclude each other: leave one out"),
         (("--liveness-port", "1"), "--liveness-port 1: cannot listen there"),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_missing_uplink_is_said_once_and_waited_for(
     running = agent(tmp_path, "n", bare.path, *folders[:2], "--uplink", "up0")
     try:
         running.start()
-        says = "there is no device named up0; there are lo; trying again until it works"
+        says = "pass failed, retrying until it succeeds: there is no device named up0; there are lo\n"
         wait_until(lambda: says in running.log.read_text(), "the missing uplink is named")
         assert running.probe("/healthz") == 200
         assert running.probe("/readyz") == 503

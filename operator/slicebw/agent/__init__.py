@@ -1,1 +1,1 @@
-"""The agent: the reconciler on every node, and the ports it needs of the world."""
+"""The agent: the reconciler that runs on every node, and the ports through which it reaches the rest of the world."""

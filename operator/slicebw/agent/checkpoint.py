@@ -1,7 +1,8 @@
-"""What survives the agent: the ledger, and the last desired state it knew, as two files that are replaced atomically.
+"""The files that survive the agent: the ledger and the last complete desired state. Both are replaced atomically.
 
-A file is one header line (what it is, its version, the payload's length and SHA-256) and a JSON payload. The checksum
-is over the bytes as written. A file that cannot be trusted is set aside under a telling name, never overwritten.
+A file is one header line (kind, version, the payload's length and SHA-256) and a JSON payload. The checksum is over the
+payload's bytes as written. A file that cannot be trusted is renamed, with the reason in its new name, and never
+overwritten.
 """
 
 import hashlib
@@ -25,14 +26,14 @@ from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, SliceAccount
 _T = TypeVar("_T")
 
 _LARGEST_VERSION: Final = 1_000_000
-"""A number above it is no version of ours, and would make a bad file name."""
+"""A higher number is not a version that slicebw ever wrote, and would make a bad file name."""
 
 _Migration = Callable[[dict[str, Any]], dict[str, Any]]
-"""Makes of a decoded payload of one version that of the next one."""
+"""Converts the decoded payload of one version to the next version."""
 
 
 class _UntrustedError(Exception):
-    """Why a file is set aside, as one word for its new name and a reason for people."""
+    """A file must not be used. ``word`` becomes part of its new name; the text says why, for people."""
 
     def __init__(self, word: str, reason: str) -> None:
         super().__init__(reason)
@@ -41,9 +42,10 @@ class _UntrustedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _LedgerForm:
-    """The ledger as JSON has it: lists, because a JSON object's keys are strings.
+    """The ledger as it is stored. It has lists for mappings, because a JSON object's keys are strings.
 
-    Versions: 2 knows the node's mode; 1 did not, and its first writers did not say whether they were rebuilding.
+    The names are keys in files on nodes, so they stay when the code gets other words. Version 2 has the node's mode;
+    version 1 has not, and its earliest files lack ``rebuilding``.
     """
 
     slices: list[SliceAccount]
@@ -64,9 +66,10 @@ def _ledger_from_1(payload: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Kind(Generic[_T]):
-    """What a checkpoint file holds. ``migrations`` has one entry for every older version that is still read.
+    """A kind of checkpoint file.
 
-    ``wrong`` says what in a decoded value cannot be, None if all of it can.
+    ``wrong`` returns what in a decoded value is impossible, or None. ``migrations`` has an entry for every older
+    version that can still be read.
     """
 
     name: str
@@ -85,7 +88,7 @@ _DESIRED_STATE: Final = _Kind("wishes", 1, DesiredState, wrong_desired_state)
 
 
 class _File(Generic[_T]):
-    """One checkpoint file holding one value."""
+    """One checkpoint file, which holds one value."""
 
     def __init__(self, folder: Path, kind: _Kind[_T]) -> None:
         self._path = folder / kind.name
@@ -96,12 +99,12 @@ class _File(Generic[_T]):
     def save(self, make: Callable[[], object]) -> None:
         """Write to a temporary file, fsync, rename, fsync the folder. Raises SaveError.
 
-        What is made is of the kind's form, or encodes to the same.
+        ``make`` returns a value of the kind's form, or one that is encoded to the same JSON.
         """
         try:
             payload = self._encoder.encode(make())
-        except UnicodeEncodeError as error:  # half a surrogate pair: one odd text must not end every pass
-            raise SaveError(f"cannot write {self._path}: it would hold what JSON cannot: {error.reason}") from error
+        except UnicodeEncodeError as error:  # half a surrogate pair; it must be an error that a pass survives
+            raise SaveError(f"cannot write {self._path}: a text in it cannot be encoded: {error.reason}") from error
         header = {
             "slicebw": self._kind.name,
             "version": self._kind.version,
@@ -123,16 +126,19 @@ class _File(Generic[_T]):
                 os.close(folder)
         except OSError as error:
             with suppress(OSError):
-                temporary.unlink()  # on a full disk it would stand in the way of the other file
+                temporary.unlink()  # on a full disk it would take the room that the other file needs
             raise SaveError(f"cannot write {self._path}: {error.strerror or error}") from error
 
     def load(self, *, set_aside: bool = True) -> tuple[_T | None, str | None]:
-        """The value, and what was wrong if there is a file but no value to be had from it."""
+        """Return the value, and why there is none: (None, None) without a file, (None, reason) if it is unusable.
+
+        ``set_aside``: whether to rename an unusable file.
+        """
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
             return None, None
-        except OSError as error:  # not to be overwritten by the next save: it may be readable again later
+        except OSError as error:  # renamed too: the next save must not overwrite it, it may be readable again later
             then = f"; {self._set_aside('unreadable')}" if set_aside else ""
             return None, f"cannot read {self._path}: {error.strerror or error}{then}"
         try:
@@ -142,7 +148,7 @@ class _File(Generic[_T]):
             return None, f"{self._path} {untrusted}{then}"
 
     def remove(self) -> None:
-        """Remove the file, and all that was set aside of it. Raises SaveError."""
+        """Remove the file, and all its earlier versions that were set aside. Raises SaveError."""
         try:
             for path in (self._path, *self._path.parent.glob(f"{self._path.name}.*")):
                 path.unlink(missing_ok=True)
@@ -178,9 +184,9 @@ class _File(Generic[_T]):
         return value
 
     def _migrated(self, payload: bytes, version: int) -> bytes:
-        """The payload as this version has it; the very bytes where it is of this version."""
+        """Return the payload in the newest version's form. Raises _UntrustedError if there is no migration to it."""
         if version == self._kind.version:
-            return payload
+            return payload  # the usual case, without decoding it twice
         document = msgspec.json.decode(payload, type=dict[str, Any])
         for number in range(version, self._kind.version):
             migrate = self._kind.migrations.get(number)
@@ -190,7 +196,10 @@ class _File(Generic[_T]):
         return msgspec.json.encode(document)
 
     def _set_aside(self, word: str) -> str:
-        """Rename the file so that nothing overwrites it; the first free number keeps earlier ones too."""
+        """Rename the file, so that nothing overwrites it. Returns what was done, for the log.
+
+        The new name has the first free number, so that files set aside earlier are kept too.
+        """
         number = 0
         while (target := self._path.with_name(f"{self._path.name}.{word}-{number}")).exists():
             number += 1
@@ -210,12 +219,15 @@ class FileStore:
         self._accounts = _Accounts()
 
     def load_ledger(self) -> tuple[Ledger | None, str | None]:
-        """The ledger, None where there is none (yet), and what was wrong where there should have been one."""
+        """Return the ledger, and why it cannot be used; (None, None) if there is no file yet.
+
+        A file that cannot be used is set aside.
+        """
         form, problem = self._ledger.load()
         return (None if form is None else _from_form(form)), problem
 
     def peek_ledger(self) -> tuple[Ledger | None, str | None]:
-        """Like :meth:`load_ledger`, but whatever is found stays as it is."""
+        """Like :meth:`load_ledger`, but changes nothing on disk."""
         form, problem = self._ledger.load(set_aside=False)
         return (None if form is None else _from_form(form)), problem
 
@@ -224,7 +236,10 @@ class FileStore:
         self._ledger.save(lambda: _to_document(ledger, self._accounts.encoded(ledger)))
 
     def load_desired_state(self) -> tuple[DesiredState | None, str | None]:
-        """The last complete desired known, so that an agent without an API goes on where it stopped."""
+        """Return the last complete desired state, and why it cannot be used; like :meth:`load_ledger`.
+
+        With it an agent enforces limits before the API server has answered.
+        """
         return self._desired_state.load()
 
     def save_desired_state(self, desired: DesiredState) -> None:
@@ -232,15 +247,15 @@ class FileStore:
         self._desired_state.save(lambda: desired)
 
     def forget(self) -> None:
-        """Remove every file of both, those that were set aside too. Raises SaveError."""
+        """Remove the ledger, the desired state, and the files of both that were set aside. Raises SaveError."""
         self._ledger.remove()
         self._desired_state.remove()
 
 
 class _Accounts:
-    """Accounts as JSON, kept from one save to the next: only those of slices that have sent are encoded again.
+    """Encodes accounts as JSON, and keeps the result from save to save: only changed accounts are encoded again.
 
-    An account that has not changed stands, as the same object, where it stood in the last ledger.
+    An unchanged account is the same object, at the same position, as in the last ledger.
     """
 
     def __init__(self) -> None:
@@ -249,7 +264,7 @@ class _Accounts:
         self._encoded: list[msgspec.Raw] = []
 
     def encoded(self, ledger: Ledger) -> list[msgspec.Raw]:
-        """The ledger's accounts in order. Raises UnicodeEncodeError for what JSON cannot hold."""
+        """Return the ledger's accounts in order, encoded. Raises UnicodeEncodeError for half a surrogate pair."""
         accounts = list(ledger.slices.values())
         before = itertools.chain(zip(self._last, self._encoded, strict=True), itertools.repeat((None, msgspec.Raw())))
         self._encoded = [
@@ -264,7 +279,7 @@ class _Accounts:
 
 
 def _to_document(ledger: Ledger, accounts: list[msgspec.Raw]) -> dict[str, object]:
-    """What encodes as a :class:`_LedgerForm`."""
+    """Return a document that is encoded to the same JSON as a :class:`_LedgerForm`."""
     return {
         "slices": accounts,
         "node_totals": ledger.node_totals,

@@ -1,6 +1,6 @@
-"""What a checkpoint that has passed its checksum must still hold to be used: whoever wrote it, it must not end a pass.
+"""Validates a checkpoint that has passed its checksum. Otherwise an impossible value in it would fail every pass.
 
-Each function returns what is wrong, in one line that names the field and its value, or None.
+Both public functions return the first error, in one line that names the field and its value; None if there is none.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from slicebw.core.desired import DesiredState, SliceKey, SliceLimits, TrafficCla
 from slicebw.core.ledger import ClassAccount, SliceAccount
 
 _MAX_COUNT: Final = (1 << 63) - 1
-"""What the API server takes for an integer: nine exabytes."""
+"""The largest integer that the API server takes; as bytes, nine exabytes."""
 _MAX_COUNTER: Final = (1 << 64) - 1
 _MAX_TIME_S: Final = 1 << 40
 
@@ -22,13 +22,13 @@ _MAX_TIME_S: Final = 1 << 40
 def wrong_ledger(
     accounts: Iterable[SliceAccount], node_totals: Iterable[ClassAccount], last_slice_id: int, read_at: Instant | None
 ) -> str | None:
-    """Of a ledger: figures in their ranges, every slice once, no slice id twice."""
+    """Check a ledger: every figure is in its range, no slice and no slice id is there twice."""
     return next(_wrong_ledger(accounts, node_totals, last_slice_id, read_at), None)
 
 
-def wrong_desired_state(desired_state: DesiredState) -> str | None:
-    """Of the desired_state: limits in their ranges, and nothing that nft would not take for an address or a network."""
-    return next(_wrong_desired_state(desired_state), None)
+def wrong_desired_state(desired: DesiredState) -> str | None:
+    """Check a desired state: limits are in their ranges, and addresses and networks are what nft accepts."""
+    return next(_wrong_desired_state(desired), None)
 
 
 def _wrong_ledger(
@@ -42,9 +42,10 @@ def _wrong_ledger(
         if account.key in keys:
             yield f"{what} is there twice"
         keys.add(account.key)
+        # Errors name fields by their keys in the file, which are older than the names in the code.
         yield from _outside(f"{what}: class_id", account.slice_id, 0, LAST_ID)
         if account.slice_id and account.slice_id in owners:
-            yield f"{what}: class_id: {account.slice_id} is that of slice {owners[account.slice_id]} too"
+            yield f"{what}: class_id: {account.slice_id} is also that of slice {owners[account.slice_id]}"
         owners[account.slice_id] = account.key
         yield from _outside(f"{what}: period_start_s", account.period_start_s, -_MAX_TIME_S, _MAX_TIME_S)
         yield from _wrong_limits(what, account.limits)
@@ -58,7 +59,7 @@ def _wrong_ledger(
 
 
 def _wrong_names(key: SliceKey) -> Iterator[str]:
-    """Names go into file names and URLs; they were legal ones when they came."""
+    """Check a slice's names, because they become parts of file names and URLs."""
     for part, name in (("namespace", key.namespace), ("name", key.name)):
         wrong = name_error(name)
         if wrong is not None:
@@ -83,21 +84,22 @@ def _wrong_limits(what: str, limits: SliceLimits) -> Iterator[str]:
         yield from _outside(f"{what}: {traffic_class}.share", of_class.share, 1, _MAX_COUNT)
 
 
-def _wrong_desired_state(desired_state: DesiredState) -> Iterator[str]:
-    for spec in desired_state.slices:
+def _wrong_desired_state(desired: DesiredState) -> Iterator[str]:
+    for spec in desired.slices:
         if spec.limits is not None:
             yield from _wrong_names(spec.key)
             yield from _wrong_limits(f"slice {spec.key}", spec.limits)
-    for pod in desired_state.pods:
+    for pod in desired.pods:
         for address in pod.addresses:
             if not _is_canonical(address):
                 yield f"pod {pod}: {address!a} is not an address"
-    for network in desired_state.node.exempt_destinations or ():
+    for network in desired.node.exempt_destinations or ():
         if not _is_network(network):
             yield f"node: {network!a} is not a network"
 
 
 def _is_canonical(address: str) -> bool:
+    """Tell whether this is an address in its one canonical form, as nft lists it. A zone (``%eth0``) is not."""
     try:
         return "%" not in address and str(ip_address(address)) == address
     except ValueError:

@@ -1,10 +1,10 @@
 """Where an agent stands between its start and the first complete answers of the API: two small state machines.
 
-Both are without I/O. The reconciler tells them at each pass what it has learned.
+Both are without I/O: the reconciler passes them what it has read.
 
-:class:`DesiredStateMachine` says which desired state holds now. Passes do not wait for the API: until the feed has
+:class:`DesiredStateMachine` decides which desired state holds now. Passes do not wait for the API: until the feed has
 listed everything, the last complete list holds. The last three columns give the next state if the feed's list is
-incomplete, complete, or complete with something wrong in it: a selector or a setting of the node that was right before.
+incomplete, complete and valid, or complete with an invalid selector or node setting that was valid before.
 
 ============= =========================================================== ============= ======== =========
 state         a pass is made on                                           incomplete    complete wrong
@@ -15,8 +15,8 @@ LIVE          the feed's list                                             LAST_S
 LAST_GOOD     the feed's list; where it is wrong, what held before        LAST_SAVED    LIVE     LAST_GOOD
 ============= =========================================================== ============= ======== =========
 
-:class:`PreviousReports` says what becomes of the usage that this node reported before the agent started. The last
-column is what happens once these reports are known and the desired state is complete.
+:class:`PreviousReports` decides what to do with the usage that this node reported before the agent started. The last
+column gives the next state once these reports are known and the desired state is complete.
 
 ============= ============= ================= =================================================
 state         the ledger is own usage reports next
@@ -57,7 +57,7 @@ class Source(Enum):
 
 
 class DesiredStateMachine:
-    """Which desired state holds now.
+    """Decides which desired state holds now.
 
     Args:
         saved: the last complete list as the checkpoint has it, None where there is none.
@@ -71,9 +71,9 @@ class DesiredStateMachine:
         self._saved = saved
 
     def advance(self, listed: DesiredState, last_mode: Mode | None) -> DesiredState:
-        """Take the feed's list, and return the desired state of this pass.
+        """Take the feed's list, and return the desired state for this pass.
 
-        The same list gives the same object again.
+        While the list is the same object, so is what this returns: passes compare by identity.
 
         Args:
             listed: what the feed knows now, complete or not.
@@ -86,28 +86,28 @@ class DesiredStateMachine:
             self.state = Source.NOTHING_KNOWN
             if listed.node.mode is not None or last_mode is None:
                 return listed
-            # The mode is just not listed yet: a node in mode Disabled must not get a tree meanwhile.
+            # The mode is not listed yet, so the last one holds: a node in mode Disabled must not get a tree meanwhile.
             return replace(listed, node=replace(listed.node, mode=last_mode))
         if self._held is None or listed is not self._made_from:
             self._held = listed if self._held is None else _with_last_good(listed, self._held)
             self._made_from = listed
             if self._held == self._saved:
-                self._saved = self._held
+                self._saved = self._held  # the file has the same content already, so nothing is written
         self.state = Source.LIVE if self._held is listed else Source.LAST_GOOD
         return self._held
 
     @property
     def unsaved(self) -> DesiredState | None:
-        """The last complete list while the checkpoint has another one, or none; else None."""
+        """The last complete list if the checkpoint has another one or none; otherwise None."""
         return None if self._held is self._saved else self._held
 
     def mark_saved(self, saved: DesiredState) -> None:
-        """The checkpoint has ``saved`` now."""
+        """Note that the checkpoint has ``saved`` now."""
         self._saved = saved
 
 
 class Restore(Enum):
-    """How far the previous reports are dealt with; the states of :class:`PreviousReports`."""
+    """Whether the previous reports have been processed; the states of :class:`PreviousReports`."""
 
     REBUILDING = "rebuilding"
     WAITING = "waiting"
@@ -115,7 +115,7 @@ class Restore(Enum):
 
 
 class PreviousReports:
-    """What becomes of the usage that this node has reported before this start.
+    """Decides what to do with the usage that this node reported before the agent started.
 
     Args:
         ledger: as it was loaded, or begun anew. It remembers on disk that it is still to be rebuilt.
@@ -151,7 +151,7 @@ class PreviousReports:
 
 
 def _with_last_good(listed: DesiredState, before: DesiredState) -> DesiredState:
-    """The list; where a selector or a setting of the node is wrong, what held before holds on."""
+    """Return the list, with the last valid selector or node setting wherever the listed one is invalid."""
     slices, node = listed.slices, listed.node
     if any(spec.selector is None for spec in slices):
         slices = with_last_good_selectors(slices, before.slices)

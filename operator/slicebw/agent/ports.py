@@ -1,6 +1,6 @@
-"""The agent's ports: what the reconciler needs of the world. Ours, and small; every one has two implementations.
+"""The agent's ports: the interfaces through which the reconciler reaches everything else. Each has a fake for tests.
 
-Kernel ports are called from the reconciler's own thread only, which stands in the node's network namespace.
+The kernel ports are called from the reconciler's thread only, which is in the node's network namespace.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -18,15 +18,18 @@ class Shaper(Protocol):
     """The HTB tree of the node's uplink."""
 
     def read(self, device: str | None) -> ObservedTree:
-        """One complete dump of ``device``, or of the default route's device where None. Raises KernelError."""
+        """Read the whole tree of ``device``; None: the default route's device. Raises UplinkError, KernelError."""
         ...
 
     def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> Sequence[FailedChange]:
-        """Carry out changes in order, in as few batches as possible; a failed one does not stop the others."""
+        """Carry out changes in order, in as few batches as possible. Returns those that the kernel refused.
+
+        A refused change does not stop the others. Raises UplinkError, KernelError if the kernel does not answer.
+        """
         ...
 
     def close(self) -> None:
-        """Free sockets. Leaves the kernel as it is."""
+        """Close sockets. Changes nothing in the kernel."""
         ...
 
 
@@ -34,22 +37,22 @@ class Classifier(Protocol):
     """The nftables table that maps pod addresses to classes."""
 
     def read(self) -> NftTable:
-        """What the table holds; cheap while nothing changes. Raises KernelError.
+        """Read the table; cheap while nothing changes. Raises KernelError.
 
-        May miss somebody else's change for 10 s if the notification of it is lost, never one of our own.
+        If a notification is lost, another program's change may be missed for up to 10 s. Own changes are never missed.
         """
         ...
 
     def apply(self, change: TableChange) -> None:
-        """Carry out one change as one transaction: all of it or nothing. Raises KernelError."""
+        """Carry out one change as one transaction: all of it or none. Raises KernelError."""
         ...
 
 
 class Feed(Protocol):
-    """Where desired state come from: the Kubernetes API, or a folder. Wakes the reconciler when something changed."""
+    """Where the desired state comes from: the API server, or a folder. Wakes the reconciler when it changes."""
 
     def desired_state(self) -> DesiredState:
-        """What is known now; cheap, never blocks, callable from any thread."""
+        """Return what is known now. Cheap, never blocks, callable from any thread."""
         ...
 
 
@@ -76,15 +79,15 @@ class Reporter(Protocol):
 
 
 class ReportSink(Protocol):
-    """Where the report queue writes. ``previous_reports`` and ``write`` run in the sink's own thread."""
+    """Where the report queue writes: the API server, or a folder. The coroutines run in the sink's own thread."""
 
     @property
     def budget(self) -> TokenBucket | None:
-        """How many writes the sink takes; None: as many as there are."""
+        """How many writes the sink accepts; None: any number."""
         ...
 
     def start(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine in the sink's thread until it ends by itself; one that fails is logged and begun again."""
+        """Run a coroutine in the sink's thread until it returns. If it raises, log that and start it again."""
         ...
 
     async def previous_reports(self) -> Sequence[UsageReport]:
@@ -92,19 +95,19 @@ class ReportSink(Protocol):
         ...
 
     async def write(self, write: ReportWrite) -> bool:
-        """Write one object. False: nothing was written, and never need be. Raises TryLater."""
+        """Write one object. Returns False if it was dropped for good. Raises TryLater."""
         ...
 
     def warn_full(self, message: str) -> None:
-        """Log that reports were dropped, once. Callable from any thread."""
+        """Log once that reports are being dropped. Callable from any thread."""
         ...
 
 
 class Store(Protocol):
-    """What survives the agent."""
+    """The files that survive the agent."""
 
     def load_ledger(self) -> tuple[Ledger | None, str | None]:
-        """The ledger if there is one that can be trusted; else None, and what is wrong with the one there is."""
+        """Return the ledger, and why it cannot be used; (None, None) if there is none yet."""
         ...
 
     def save_ledger(self, ledger: Ledger) -> None:
@@ -112,17 +115,17 @@ class Store(Protocol):
         ...
 
     def load_desired_state(self) -> tuple[DesiredState | None, str | None]:
-        """The last complete desired, likewise."""
+        """Return the last complete desired state, and why it cannot be used; (None, None) if there is none yet."""
         ...
 
     def save_desired_state(self, desired: DesiredState) -> None:
-        """Replace the last complete desired. Raises SaveError."""
+        """Replace the last complete desired state atomically. Raises SaveError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """All that one agent's reconciler is connected to."""
+    """The ports of one reconciler."""
 
     shaper: Shaper
     classifier: Classifier
@@ -132,3 +135,4 @@ class Ports:
 
 
 Wake = Callable[[], None]
+"""Asks for a pass now; callable from any thread."""

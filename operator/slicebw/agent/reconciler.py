@@ -1,6 +1,18 @@
-"""The reconciler: read kernel -> fold counters -> save -> decide -> plan -> apply -> re-read -> report.
+"""The reconciler: makes the node's kernel match the desired state, one pass after another.
 
-Start, error and drift are the same path. Nothing here waits for the API.
+A pass is :meth:`Reconciler.run_once`. Its steps, in this order:
+
+1. Take the desired state that holds now (:mod:`slicebw.agent.desired_state`).
+2. Read the kernel: the HTB tree and its counters, then the nftables table.
+3. Fold the counters into the ledger, decide every slice's rates, and plan the changes. This step is a pure function,
+   :func:`slicebw.core.node_pass.run_pass`.
+4. Save the ledger.
+5. Apply the changes.
+6. Read the tree again if it was changed, and count what does not hold as failed.
+7. Queue reports.
+
+The start, an error and drift take no other path: the next pass plans whatever is still missing. No step waits for the
+API server.
 """
 
 import logging
@@ -36,17 +48,17 @@ from slicebw.core.reports import UsageReport
 log = logging.getLogger(__name__)
 
 RETRY_NS: Final = NS
-"""The next pass after one that left something undone."""
+"""The longest time to the next pass after one that left something undone."""
 
 
 class Reconciler:
-    """One node's reconciler. Lives in one thread, which stands in the node's network namespace.
+    """One node's reconciler. All calls come from one thread, which is in the node's network namespace.
 
     Args:
-        ports: all that it is connected to.
+        ports: the kernel, the feed, the checkpoint folder, and the report queue.
         clock: reads both clocks.
-        throttle: tells which reports are due.
-        uplink: the device to shape where the node's settings name none; None: the default route's.
+        throttle: decides which reports are due.
+        uplink: the device to shape if the node's settings name none; None: the default route's device.
     """
 
     def __init__(
@@ -54,24 +66,25 @@ class Reconciler:
     ) -> None:
         self.stats = Stats()
         self.synced = False
-        """Whether the last pass that ended well was made on the feed's own complete list."""
+        """Whether the last successful pass was made on the feed's own complete list."""
         self.last: PassResult | None = None
-        """The result of the last pass that ended well. It is a value: any thread may read it."""
+        """The result of the last successful pass. It is immutable, so any thread may read it."""
         self._ports = ports
         self._clock = clock
         self._throttle = throttle
         self._uplink = uplink
         self._ledger = Ledger()
         self._saved: Ledger | None = None
-        self._save_trouble = ""
-        """Why the last save failed; logged once."""
+        """The last ledger on disk; None before the first save."""
+        self._save_error = ""
+        """Why the last save failed, so that the same failure is logged once; "" after a successful save."""
         self._desired = DesiredStateMachine()
         self._previous = PreviousReports(self._ledger)
-        self._held: PassResult | None = None
-        """The last result, if all of it was seen to hold. Anything that differs later is drift."""
+        self._enforced: PassResult | None = None
+        """The last result, if the kernel was observed to match all of it. Anything that differs later is drift."""
 
     def start(self) -> None:
-        """Load the ledger and the last desired state. Never fails: what cannot be used is logged and rebuilt."""
+        """Load the ledger and the last desired state. A file that cannot be used is logged; its content is rebuilt."""
         ledger, problem = self._ports.store.load_ledger()
         self._ledger = ledger or Ledger(rebuilding=True)
         if problem is not None:
@@ -84,39 +97,47 @@ class Reconciler:
             log.error("last desired state not used: %s", problem)
 
     def run_once(self) -> int:
-        """One whole pass. Returns the time to the next one in ns. Raises KernelError where nothing could be read."""
+        """Run one pass; the module docstring lists its steps. Returns the time until the next one, in ns.
+
+        Raises KernelError if the tree could not be read, or the kernel did not answer. The ledger then keeps what was
+        saved, and the next pass starts over.
+        """
         self.stats.passes += 1
         begun_ns = self._clock().boot_ns
         self._forget_acknowledged()
         desired = self._desired_state()
         device = desired.node.device or self._uplink
         tree = self._ports.shaper.read(device)
+        # Before the pass: it moves the ledger to the new device, and the old counters would be lost.
         self._leave_old_device(tree, desired.node)
         table = self._read_table()
         result = run_pass(PassInput(desired, tree, table, self._ledger, self._clock()), self.last)
         for line in transitions(self._ledger, result.ledger):
             log.info("%s", line)
-        # Before anything is applied: applying can destroy counters, and a slice id must outlive a crash.
+        # Save before apply: a change can destroy counters, and a slice id that is in use must survive a crash.
         saved = self._save(result.ledger)
         self._count_repairs(result)
-        held = self._apply(tree, result, saved=saved)
+        enforced = self._apply(tree, result, saved=saved)
         merged = desired.synced and self._restore_from_reports(result)
-        # Own usage reports would overwrite those that the ledger is rebuilt from; and where these have just been
-        # merged, the figures of this pass are still without them.
+        # Own usage reports would overwrite the ones that the ledger is still to be rebuilt from. If those have just
+        # been merged, the figures of this pass do not contain them yet.
         incomplete = merged or self._previous.withhold_own
         self._report(result, () if incomplete else result.usages)
-        self.last, self._held = result, result if held else None
+        self.last, self._enforced = result, result if enforced else None
         self.synced = self._desired.state.is_listed
         self.stats.durations.observe(max(0, self._clock().boot_ns - begun_ns))
-        # Usage is known as of the last pass: one is due whenever a report may be.
-        return min(result.next_pass_ns, self._throttle.interval_ns if held and not incomplete else RETRY_NS)
+        # A report carries the usage of the last pass, so there is a pass whenever a report may become due.
+        return min(result.next_pass_ns, self._throttle.interval_ns if enforced and not incomplete else RETRY_NS)
 
     def close(self) -> None:
-        """Free what the kernel ports hold. The kernel stays as it is."""
+        """Close the kernel ports' sockets. Changes nothing in the kernel."""
         self._ports.shaper.close()
 
     def _desired_state(self) -> DesiredState:
-        """The desired state that holds now. A new complete list is saved, in case the next agent finds no API."""
+        """Return the desired state that holds now. Saves a new complete list, so that an agent can start without API.
+
+        A list that cannot be saved is tried again at the next pass.
+        """
         desired = self._desired.advance(self._ports.feed.desired_state(), self._ledger.mode)
         unsaved = self._desired.unsaved
         if unsaved is not None:
@@ -128,7 +149,7 @@ class Reconciler:
         return desired
 
     def _leave_old_device(self, tree: ObservedTree, node: NodeSpec) -> None:
-        """If the uplink is another device now, count what the old one still sent and take our tree off it."""
+        """If the uplink has changed, fold the old device's last counters into the ledger and remove our tree there."""
         old = self._ledger.device
         if old in {"", tree.device} or not self._ledger.had_tree:
             return
@@ -141,21 +162,24 @@ class Reconciler:
             return
         if left.root is not RootQdisc.OURS:
             return
+        # Only for the counters: this pass knows no slices, and none of its changes is applied.
         result = run_pass(PassInput(DesiredState(node=node), left, NftTable(), self._ledger, self._clock()))
         self._save(result.ledger)
         for failed in self._ports.shaper.apply(old, (RemoveRoot(),), result.settings.line_rate_bps):
             log.error("change refused change=%s reason=%s", failed.change, failed.reason)
 
     def _read_table(self) -> NftTable:
+        """Read the table; an empty one if nft fails, so that classes and caps do not wait for it."""
         try:
             return self._ports.classifier.read()
-        except KernelError as error:  # classes and caps do not wait for the table
+        except KernelError as error:
             log.error("table cannot be read: %s", error)
             return NftTable()
 
     def _save(self, ledger: Ledger) -> bool:
-        """Take the ledger, and say whether it is on disk."""
+        """Continue with this ledger. Returns whether it is on disk."""
         self._ledger = ledger
+        # An idle node writes nothing: only the time of the reading differs.
         if self._saved is not None and replace(self._saved, read_at=ledger.read_at) == ledger:
             return True
         try:
@@ -164,13 +188,14 @@ class Reconciler:
             self._count_failed_save(error)
             return False
         self._saved = ledger
-        if self._save_trouble:
-            log.info("saved again")
-            self._save_trouble = ""
+        if self._save_error:
+            log.info("ledger saved again")
+            self._save_error = ""
         return True
 
     def _apply(self, tree: ObservedTree, result: PassResult, *, saved: bool) -> bool:
-        """Carry the changes out, look again, and say whether all of them hold."""
+        """Apply the planned changes. Returns whether all of them were applied and the kernel shows them."""
+        # A change that destroys counters waits until these are on disk; the next pass plans it again.
         changes = tuple(change for change in result.tree_changes if saved or not change.destroys)
         complete = len(changes) == len(result.tree_changes)
         if changes:
@@ -191,11 +216,13 @@ class Reconciler:
         return True
 
     def _apply_tree(self, device: str, changes: tuple[TreeChange, ...], result: PassResult) -> bool:
+        """Apply changes to the tree, then observe it again. Returns whether it shows all of them."""
         for change in changes:
             log.info("tree device=%s change=%s", device, change)
         refused = self._ports.shaper.apply(device, changes, result.settings.line_rate_bps)
         for failed in refused:
             log.error("change refused device=%s change=%s reason=%s", device, failed.change, failed.reason)
+        # The observed tree decides, not the kernel's answers: a change that was accepted may be undone meanwhile.
         open_changes = unmet(changes, self._ports.shaper.read(device))
         self.stats.failed.add(open_changes)
         still_open = set(open_changes)
@@ -208,24 +235,26 @@ class Reconciler:
         return not open_changes
 
     def _count_repairs(self, result: PassResult) -> None:
-        """Count the changes that undo drift since the last pass."""
-        held, self._held = self._held, None
-        if held is None or held.node.device != result.node.device:
+        """Count the planned changes that undo drift since the last pass."""
+        # Reset first: if applying fails, the next pass cannot tell drift from what this one has left undone.
+        last, self._enforced = self._enforced, None
+        if last is None or last.node.device != result.node.device:
             return
-        self.stats.repairs.add(drift_repairs(result.tree_changes, result.tree, held.tree))
-        if result.table_change is not None and result.table == held.table:
+        self.stats.repairs.add(drift_repairs(result.tree_changes, result.tree, last.tree))
+        if result.table_change is not None and result.table == last.table:
             self.stats.repairs.add([result.table_change])
 
     def _report(self, result: PassResult, usages: tuple[UsageReport, ...]) -> None:
+        """Queue the reports that are due, and every pending Event."""
         now_ns = self._clock().boot_ns
         due, expired = self._throttle.due(usages, now_ns)
         node = result.node if self._throttle.node_due(result.node, now_ns) else None
         self._ports.reporter.report(due, expired, result.ledger.pending_events, node)
 
     def _restore_from_reports(self, result: PassResult) -> bool:
-        """Deal with the reports of an earlier agent, once, as soon as they are known.
+        """Process the reports of an earlier agent, once, as soon as they are known.
 
-        Returns whether any was merged into the ledger; the next pass may then have to set caps.
+        Returns whether any was merged into the ledger. The next pass may then have to set caps.
         """
         if self._previous.state is Restore.DONE or (previous := self._ports.reporter.previous_reports()) is None:
             return False
@@ -249,6 +278,6 @@ class Reconciler:
 
     def _count_failed_save(self, error: SaveError) -> None:
         self.stats.failed_saves += 1
-        if str(error) != self._save_trouble:
-            log.error("not saved, going on in memory: %s", error)
-        self._save_trouble = str(error)
+        if str(error) != self._save_error:
+            log.error("not saved, continuing in memory: %s", error)
+        self._save_error = str(error)

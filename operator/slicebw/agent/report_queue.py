@@ -1,8 +1,8 @@
-"""The queue of reports: what waits to be written, in which order, and what has been acknowledged.
+"""The report queue: which reports wait to be written, in which order, and which have been acknowledged.
 
 The reconciler hands its reports to a :class:`ReportQueue` and never waits. The queue keeps the latest state of each
-object, writes urgent ones first within the sink's budget, and retries failed ones. How one object is written is the
-business of the sink: ``kube/agent_sink.py`` or ``folder/sink.py``.
+object, writes urgent ones first within the sink's budget, and retries failed ones. How one object is written is up to
+the sink: ``kube/agent_sink.py`` or ``folder/sink.py``.
 """
 
 import asyncio
@@ -28,30 +28,31 @@ from slicebw.core.reports import NodeReport, NodeWrite, ReportWrite, UsageRemova
 log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 20_000
-"""Objects that wait to be written; beyond it, reports of further objects are dropped until there is room."""
+"""The most objects that may wait. Reports of further objects are dropped until there is room."""
 
 RENEW_S: Final = 300.0
-"""An unchanged usage is written again after this time if it is reported, so that a lost object comes back."""
+"""If an unchanged usage is reported after this time, it is written again, so that a deleted object comes back."""
 
 LAST_CHANCE_S: Final = 2.0
-"""How long a stopping agent waits for its last writes."""
+"""The longest time that a stopping agent waits for its last writes."""
 
 W = TypeVar("W")
 
 
 class Urgency(IntEnum):
-    """What is written first."""
+    """How urgent a write is. The lowest number is written first."""
 
     TRANSITION = 0
-    """An Event, or a cap that was set or lifted: somebody waits for it."""
+    """An Event, or a cap that was set or lifted: people and programs wait for it."""
     CHANGE = 1
     """Something other than a figure changed."""
     FIGURES = 2
+    """Only bytes or rates changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[W]):
-    """One object to write. ``retry_at_s``: it failed, and is not tried again before this instant."""
+    """One object to write. ``retry_at_s``: the instant before which it is not tried again; 0 if it has not failed."""
 
     name: Hashable
     write: W
@@ -60,10 +61,10 @@ class Entry(Generic[W]):
 
 
 class WriteQueue(Generic[W]):
-    """Entries by name: a newer write of an object takes the place of the one that waits. Safe from any thread."""
+    """Entries by name: a newer write of an object replaces the one that waits. Safe from any thread."""
 
     def __init__(self, limit: int) -> None:
-        """Be empty. Where ``limit`` entries wait, no further names are taken."""
+        """Start empty. While ``limit`` entries wait, no further names are accepted."""
         self._limit = limit
         self._lock = threading.Lock()
         self._queues: dict[Urgency, dict[Hashable, Entry[W]]] = {urgency: {} for urgency in Urgency}
@@ -74,9 +75,9 @@ class WriteQueue(Generic[W]):
         return sum(map(len, self._queues.values()))
 
     def put(self, name: Hashable, write: W, urgency: Urgency) -> bool:
-        """Queue a write. It keeps its place and its urgency where the one it replaces had better ones.
+        """Queue a write. If the one that it replaces was at least as urgent, it takes over its place and urgency.
 
-        Returns whether it was taken: False where the queue is full.
+        Returns False if the queue is full.
         """
         with self._lock:
             waiting = self._waiting(name)
@@ -92,33 +93,33 @@ class WriteQueue(Generic[W]):
             return True
 
     def hold(self, kind: type[object] | None) -> None:
-        """Keep back all writes of a type, until this is called with None."""
+        """Hold back all writes of a type until this is called with None."""
         self._held = kind
 
     def waiting(self, name: Hashable) -> W | None:
-        """The write that waits under a name."""
+        """Return the write that waits under a name, if any."""
         with self._lock:
             entry = self._waiting(name)
             return None if entry is None else entry.write
 
     def next(self, now_s: float) -> Entry[W] | None:
-        """The entry to write now; it stays until :meth:`done`."""
+        """Return the entry to write now, if any. It stays in the queue until :meth:`done`."""
         with self._lock:
             return next((entry for entry in self._writable() if entry.retry_at_s <= now_s), None)
 
     def next_due_s(self) -> float | None:
-        """The instant from which the next entry may be written; None where none waits."""
+        """Return the instant from which an entry may be written; None if none waits."""
         with self._lock:
             return min((entry.retry_at_s for entry in self._writable()), default=None)
 
     def done(self, entry: Entry[W]) -> None:
-        """Remove a written entry. A newer write that was queued under its name meanwhile stays."""
+        """Remove a written entry. If a newer write has been queued under its name meanwhile, that stays."""
         with self._lock:
             if self._is_latest(entry):
                 del self._queues[entry.urgency][entry.name]
 
     def retry_at(self, entry: Entry[W], at_s: float) -> None:
-        """Let others go first until ``at_s``. A newer write that was queued under its name meanwhile may go at once."""
+        """Do not try an entry again before ``at_s``. A newer write under its name is not delayed."""
         with self._lock:
             if self._is_latest(entry):
                 del self._queues[entry.urgency][entry.name]
@@ -138,10 +139,10 @@ class WriteQueue(Generic[W]):
 
 
 class ReportQueue:
-    """Writes the agent's reports to a sink, in the sink's own thread (the reconciler's ``Reporter`` port).
+    """Writes the agent's reports to a sink, in the sink's own thread. It is the reconciler's ``Reporter`` port.
 
-    Of each object only the latest state is kept. Events need no order: each has its own name, and the ledger reports
-    it again until it is acknowledged, so that none is lost and none is there twice.
+    Only the latest state of each object is kept. Events need no order, because each is an object with its own name. The
+    ledger reports an Event until it is acknowledged, so that none is lost and none is written twice.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class ReportQueue:
         last_chance_s: float = LAST_CHANCE_S,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        """Queue from now on; nothing is written before :meth:`start`.
+        """Accept reports from now on. Nothing is written before :meth:`start`.
 
         Args:
             sink: where reports are written.
@@ -167,7 +168,7 @@ class ReportQueue:
         self._renew_s = renew_s
         self._last_chance_s = last_chance_s
         self._queue: WriteQueue[ReportWrite] = WriteQueue(max_waiting)
-        self._queue.hold(UsageWrite)
+        self._queue.hold(UsageWrite)  # until the previous reports have been read; see _read_previous_reports
         self._lock = threading.Lock()
         self._acknowledged: set[str] = set()
         self._written_events: set[str] = set()
@@ -184,12 +185,15 @@ class ReportQueue:
         """Objects written so far."""
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start to write."""
         self._ended.clear()
         self._sink.start(self._run)
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Try each waiting write once more, unless the sink is away, and end. Waits ``last_chance_s`` at most."""
+        """Try each waiting write once more, unless the sink is away, and end. Returns after ``last_chance_s`` at most.
+
+        ``timeout_s`` overrides that time.
+        """
         self._stopping = True
         self._wake()
         self._ended.wait(self._last_chance_s if timeout_s is None else timeout_s)
@@ -233,10 +237,10 @@ class ReportQueue:
         return self._queue.put(object_of(write), write, urgency)
 
     def _put_events(self, events: Sequence[PendingEvent]) -> list[bool]:
-        # Look for waiting ones first: an event that is written in between is then found among the written ones.
+        # In this order: an event that is written between the two steps is then found among the written ones.
         new = {event.id: event for event in events if self._queue.waiting(event.id) is None}
         with self._lock:
-            # The ledger reports an event until it is acknowledged, so the ids of others need not be remembered.
+            # The ledger reports an event until it is acknowledged, so other ids need not be remembered.
             self._written_events &= {event.id for event in events} | self._acknowledged
             written = self._written_events & new.keys()
         return [self._put(event, Urgency.TRANSITION) for event in new.values() if event.id not in written]
@@ -252,7 +256,7 @@ class ReportQueue:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            with suppress(RuntimeError):  # the loop is closed: asking first would still be a race
+            with suppress(RuntimeError):  # raised by a closed loop; checking for that first would be a race
                 loop.call_soon_threadsafe(changed.set)
 
         self._wake = wake
@@ -264,25 +268,26 @@ class ReportQueue:
         self._ended.set()
 
     async def _read_previous_reports(self, changed: asyncio.Event) -> None:
-        """Read an earlier agent's usages, and only then let usages go: else we would read back our own first ones."""
+        """Read an earlier agent's usages, and only then release own ones: written earlier, these would be read back."""
         while self._previous_reports is None:
             try:
                 self._previous_reports = tuple(await self._sink.previous_reports())
-                self._sink_away = self._paused_until_s > time.monotonic()  # as far as writes can tell
+                # The sink answers reads. Whether it takes writes, only the last write can tell.
+                self._sink_away = self._paused_until_s > time.monotonic()
             except TryLater as error:
                 self._sink_away = not error.retry_s
-                log.debug("the usages of this node cannot be read yet: %s", error)
+                log.debug("usages of this node cannot be read yet: %s", error)
                 await asyncio.sleep(max(error.pause_s, error.retry_s))
         self._queue.hold(None)
         changed.set()
 
     async def _next_entry(self, changed: asyncio.Event) -> Entry[ReportWrite] | None:
-        """Wait until a write is due and allowed, and return the most urgent one; None where the queue has stopped."""
+        """Wait until a write is due and within the budget, and return the most urgent one; None after :meth:`stop`."""
         budget = self._sink.budget
         while True:
             changed.clear()
             now_s = time.monotonic()
-            # A stopping queue tries everything now, even what has failed: it is the last chance.
+            # A stopping queue tries every entry now, also one that has just failed: it is its last chance.
             entry = self._queue.next(math.inf if self._stopping else now_s)
             if self._stopping and (self._sink_away or (entry is None and not self._held_back())):
                 return None
@@ -298,14 +303,14 @@ class ReportQueue:
                 await asyncio.wait_for(changed.wait(), None if wait_s == math.inf else wait_s)
 
     def _held_back(self) -> bool:
-        """Whether usages may still wait for the previous reports."""
+        """Tell whether usages may still be held back until the previous reports are read."""
         return self._previous_reports is None and self.waiting > 0
 
     async def _write(self, entry: Entry[ReportWrite]) -> None:
         try:
             self.writes += await self._sink.write(entry.write)
         except TryLater as error:
-            log.debug("not written, again in %.1f s: %s", max(error.pause_s, error.retry_s), error)
+            log.debug("not written, retrying in %.1f s: %s", max(error.pause_s, error.retry_s), error)
             now_s = time.monotonic()
             self._paused_until_s = now_s + error.pause_s
             self._sink_away = not error.retry_s
@@ -331,7 +336,7 @@ class ReportQueue:
 
 
 def _usage_urgency(last: UsageReport | None, report: UsageReport) -> Urgency:
-    """How soon a usage is wanted, compared with the one that was written last."""
+    """Return how urgent a usage is, compared with the one that was written last."""
     if last is None:
         return Urgency.TRANSITION if report.standard.capped or report.exempt.capped else Urgency.CHANGE
     if any(last.of(one).capped != report.of(one).capped for one in TrafficClass):

@@ -1,4 +1,4 @@
-"""What the agent has done since it started. Written by the reconciler's thread alone; any thread may read it."""
+"""Counts of what the agent has done since it started. Only the reconciler's thread writes them; any may read them."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ from slicebw.core.dataplane import (
 Change = TreeChange | TableChange
 
 BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-"""Upper bounds of the histogram's buckets: a pass over 4,000 slices is to stay below 0.2 s."""
+"""Upper bounds of the histogram's buckets, in ms. They go around 0.2 s, the aim for a pass over 4,000 slices."""
 
 _MS: Final = 1_000_000
 
@@ -40,32 +40,32 @@ KINDS: Final[Mapping[type[Change], str]] = {
     UpdateTable: "update_table",
     RemoveTable: "remove_table",
 }
-"""How metrics name each kind of change. These are label values: they stay when a class gets another name."""
+"""The metrics' label value for each kind of change. It stays when the class in the code gets another name."""
 
 
 class Tally:
-    """Counts by kind of change. All kinds are there from the start, so that their series are, too."""
+    """Counts changes by kind. Every kind is present from the start, so that its series starts at 0."""
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(KINDS.values(), 0)
 
     def add(self, changes: Iterable[Change]) -> None:
-        """Count each of the changes."""
+        """Count these changes."""
         for change in changes:
             self._counts[KINDS[type(change)]] += 1
 
     def items(self) -> Iterator[tuple[str, int]]:
-        """Kind and count."""
+        """Iterate over (kind, count)."""
         return iter(self._counts.items())
 
     @property
     def total(self) -> int:
-        """Over all kinds."""
+        """The sum over all kinds."""
         return sum(self._counts.values())
 
 
 class Histogram:
-    """Durations, counted in buckets (:data:`BOUNDS_MS`)."""
+    """Counts durations in buckets (:data:`BOUNDS_MS`)."""
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS_MS) + 1)
@@ -77,23 +77,24 @@ class Histogram:
         self.sum_ns += duration_ns
 
     def cumulative(self) -> list[int]:
-        """How many took at most as long as each bound, and at last how many there were."""
+        """Return how many durations are within each bound, and last the number of all, as Prometheus counts them."""
         return list(accumulate(self._counts))
 
 
 @dataclass(slots=True)
 class Stats:
-    """What the agent has done since it started."""
+    """Everything that the agent counts."""
 
     passes: int = 0
-    """Begun; those that ended well are in ``durations``."""
+    """Passes started; those that succeeded are counted in ``durations``."""
     failed_passes: int = 0
     failed_saves: int = 0
     applied: Tally = field(default_factory=Tally)
-    """Changes that were seen to hold afterwards."""
+    """Changes that the kernel was observed to have afterwards."""
     failed: Tally = field(default_factory=Tally)
+    """Changes that it was not observed to have."""
     repairs: Tally = field(default_factory=Tally)
-    """Changes needed though the desired state was the same as at the last pass: they repair drift."""
+    """Changes that repair drift: needed although the desired state had not changed since the last pass."""
     orphans: int = 0
-    """Classes removed that belonged to no slice."""
+    """Removed classes that belonged to no slice."""
     durations: Histogram = field(default_factory=Histogram)

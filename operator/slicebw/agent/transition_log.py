@@ -1,4 +1,4 @@
-"""What a pass has changed for the slices, as lines for the log; the reconciler logs what it changes in the kernel."""
+"""Log lines about what a pass has changed for the slices. Changes to the kernel are logged by the reconciler itself."""
 
 from collections.abc import Iterator
 
@@ -7,20 +7,20 @@ from slicebw.core.ledger import Ledger, SliceAccount
 
 
 def transitions(before: Ledger, after: Ledger) -> Iterator[str]:
-    """One line for every slice that came, went, or has other limits, and for every new pending Event."""
+    """Yield a line for every slice added, removed, purged, or given other limits, and for every new pending Event."""
     for key, account in after.slices.items() if after.slices is not before.slices else ():
         last = before.slices.get(key)
         if last is account:
             continue
         was_live = last is not None and last.live
         if account.live and not was_live:
-            yield f"slice came slice={key} {_limits(account)}"
+            yield f"slice added slice={key} {_limits(account)}"
         elif was_live and not account.live:
-            yield f"slice went slice={key} slice_id={account.slice_id:03x}; its usage is kept until its period ends"
+            yield f"slice removed slice={key} slice_id={account.slice_id:03x}; its usage is kept until its period ends"
         elif last is not None and last.limits != account.limits:
             yield f"limits changed slice={key} {_limits(account)}"
     for key in before.slices.keys() - after.slices.keys():
-        yield f"slice forgotten slice={key}; its period is over"
+        yield f"slice purged slice={key}; its period has ended"
     known = {event.id for event in before.pending_events}
     for event in after.pending_events:
         if event.id not in known:

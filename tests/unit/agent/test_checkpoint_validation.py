@@ -61,7 +61,7 @@ def impossible(kind: str) -> Ledger:
         ("too many bytes", "slice ns/slice: exempt.total_bytes: 18446744073709551615 is not within 0 to"),
         ("default's class", "slice ns/slice: class_id: 4095 is not within 0 to 4094"),
         ("no class", "slice ns/slice: class_id: 4096 is not within 0 to 4094"),
-        ("class twice", "slice ns/other: class_id: 1 is that of slice ns/slice too"),
+        ("class twice", "slice ns/other: class_id: 1 is also that of slice ns/slice"),
         ("no name", 'slice\'s name: "../../x" is not a name: use'),
         ("no namespace", "slice's namespace: must be given"),
         ("no period", "slice ns/slice: period_s: 0 is not within 1 to"),
@@ -143,5 +143,5 @@ def test_what_cannot_be_read_is_set_aside_and_not_in_the_way_of_the_next_save(tm
 def test_what_json_cannot_hold_is_a_failed_save(tmp_path: Path) -> None:
     whole = ledger()
     odd = with_account(whole, replace(whole.slices[KEY], uid="\ud800"))
-    with pytest.raises(SaveError, match=r"cannot write .*/ledger: it would hold what JSON cannot"):
+    with pytest.raises(SaveError, match=r"cannot write .*/ledger: a text in it cannot be encoded"):
         FileStore(tmp_path).save_ledger(odd)

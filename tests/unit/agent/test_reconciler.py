@@ -224,7 +224,7 @@ def test_without_a_disk_nothing_is_destroyed_and_everything_else_goes_on(
     world.shaper.send(STANDARD, 90 * M)
     world.run()
     assert world.ceil_bps() < 10 * M
-    assert "not saved, going on in memory" in caplog.text
+    assert "not saved, continuing in memory" in caplog.text
     world.feed.now = replace(world.feed.now, pods=())
     for _ in range(3):
         world.run()

@@ -16,10 +16,10 @@ def world(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> World:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What has been said of slices since the last look, apart from what concerns the kernel or the ledger."""
-    said = [record.getMessage() for record in caplog.records]
+    """The lines about slices since the last call, without those about the kernel and the ledger."""
+    logged = [record.getMessage() for record in caplog.records]
     caplog.clear()
-    return [line for line in said if not line.startswith(("tree ", "table ", "ledger "))]
+    return [line for line in logged if not line.startswith(("tree ", "table ", "ledger "))]
 
 
 LIMITS = (
@@ -33,7 +33,7 @@ def test_a_slice_that_comes_is_logged_with_all_its_limits_and_then_no_more(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.run()
-    assert lines(caplog) == [f"slice came slice=ns/slice {LIMITS}"]
+    assert lines(caplog) == [f"slice added slice=ns/slice {LIMITS}"]
     world.shaper.send(0x1001, 5 * M)
     world.run()
     world.start_agent()
@@ -77,7 +77,7 @@ def test_a_cap_is_logged_when_its_event_is_owed(world: World, caplog: pytest.Log
     assert line.startswith("event reason=BandwidthCapped about=ns/slice message=Slowed standard traffic of slice ns/sl")
 
 
-def test_a_slice_that_goes_comes_back_and_is_forgotten_is_logged_each_time(
+def test_a_slice_that_is_removed_added_again_and_purged_is_logged_each_time(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.run()
@@ -85,16 +85,16 @@ def test_a_slice_that_goes_comes_back_and_is_forgotten_is_logged_each_time(
     here = world.feed.now
     world.feed.now = replace(here, slices=(), pods=())
     world.run()
-    world.shaper.send(0x1001, 500)  # what was queued when it went
+    world.shaper.send(0x1001, 500)  # still in its queue when it was removed
     for _ in range(3):
         world.run()
-    assert lines(caplog) == ["slice went slice=ns/slice slice_id=001; its usage is kept until its period ends"]
+    assert lines(caplog) == ["slice removed slice=ns/slice slice_id=001; its usage is kept until its period ends"]
     world.feed.now = here
     world.run()
-    assert lines(caplog) == [f"slice came slice=ns/slice {LIMITS}"]
+    assert lines(caplog) == [f"slice added slice=ns/slice {LIMITS}"]
     world.feed.now = replace(here, slices=(), pods=())
     for _ in range(3):
         world.run()
     lines(caplog)
     world.run(seconds=3600)
-    assert lines(caplog) == ["slice forgotten slice=ns/slice; its period is over"]
+    assert lines(caplog) == ["slice purged slice=ns/slice; its period has ended"]
