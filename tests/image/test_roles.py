@@ -62,10 +62,8 @@ def test_an_agent_whose_state_cannot_be_written_says_so_in_one_line(image: Image
     with Topology(pods=0) as net:
         settings = {"user": 0, "capabilities": ("CAP_NET_ADMIN",), "network": net.node.path}
         done = image.container("agent", "--node", NODE, **settings).run()
-    wanted = (
-        f"slicebw: --state-dir {INSIDE}: cannot be used (Read-only file system); name a writable folder that is kept\n"
-    )
-    assert (done.returncode, done.stderr) == (1, wanted)
+    problem = f"slicebw: --state-dir {INSIDE}: cannot be used (Read-only file system); "
+    assert (done.returncode, done.stderr) == (1, f"{problem}name a writable folder that survives reboots\n")
 
 
 def test_a_controller_needs_no_privilege_and_writes_nothing(image: Image, tmp_path: Path) -> None:

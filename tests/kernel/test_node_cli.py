@@ -199,7 +199,7 @@ def test_a_ledger_that_cannot_be_read_is_named_and_left_where_it_is(lab: FolderL
 def test_somebody_elses_tree_is_named_and_neither_command_touches_it(lab: FolderLab) -> None:
     lab.net.node.run(*f"tc qdisc add dev {lab.net.uplink} root handle 5: htb".split())
     before = qdiscs(lab.net)
-    assert show(lab).stdout.splitlines()[0] == f"device {lab.net.uplink}: somebody else's htb: left alone"
+    assert show(lab).stdout.splitlines()[0] == f"device {lab.net.uplink}: another program's htb: left alone"
     assert shown(lab)["root"] == "foreign"
     done = cleanup(lab)
     assert (done.returncode, done.stderr) == (0, "")
@@ -248,7 +248,7 @@ def test_while_an_agent_is_at_work_cleanup_says_so_and_changes_nothing(lab: Fold
     before = classes(lab.net.node, lab.net.uplink).keys()
     done = cleanup(lab)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"slicebw: an agent is at work (it holds {lab.state}/lock)")
+    assert done.stderr.startswith(f"slicebw: an agent is running (it holds {lab.state}/lock)")
     assert done.stderr.count("\n") == 1
     assert classes(lab.net.node, lab.net.uplink).keys() == before
 
@@ -270,7 +270,7 @@ def test_a_pod_that_cleans_up_waits_for_the_agent_s_end_and_keeps_others_away(la
     cleaner = Slicebw(tmp_path / "cleaner.log", "node", "cleanup", "--stay", *place)
     cleaner.start()
     try:
-        wait_until(lambda: "waiting until it has stopped" in cleaner.log.read_text(), "it waits for the agent")
+        wait_until(lambda: "waiting until it stops" in cleaner.log.read_text(), "it waits for the agent")
         assert cleaner.probe("/readyz") == 0
         assert lab.classes()
         lab.stop()
@@ -278,7 +278,7 @@ def test_a_pod_that_cleans_up_waits_for_the_agent_s_end_and_keeps_others_away(la
         assert (qdiscs(lab.net), table(lab.net)) == found
         logged = len(lab.log())
         lab.start_unready()
-        wait_until(lambda: "waiting until it has stopped" in lab.log()[logged:], "another agent waits")
+        wait_until(lambda: "waiting until it stops" in lab.log()[logged:], "another agent waits")
         assert cleaner.probe("/healthz") == 200
         assert (qdiscs(lab.net), table(lab.net)) == found
         cleaner.stop()

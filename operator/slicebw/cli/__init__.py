@@ -1,7 +1,7 @@
-"""The command line: reads argv and the environment, wires the parts together, and turns errors into one line.
+"""The command line: reads argv and the environment, wires the parts together, and prints errors as one line.
 
-Every option is an environment variable too, ``SLICEBW_`` and its name, as a DaemonSet sets them. Each role imports
-only what it needs, when it runs.
+Every option is also an environment variable, ``SLICEBW_`` and its name, as a DaemonSet sets them. A command imports
+what it needs when it runs, so that an agent does not carry the controller's modules, and the other way round.
 """
 
 import sys
@@ -19,11 +19,11 @@ _COMMANDS: Final = {
     "import-rspec": "slicebw.cli.rspec:import_rspec",
     "node": "slicebw.cli.node:node",
 }
-"""Where each command is."""
+"""The module and function of each command."""
 
 
 class _Commands(click.Group):
-    """Commands that are imported when they are run, or when their help is listed."""
+    """Imports a command when it is run, or when its help is listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
         return list(_COMMANDS)
@@ -43,7 +43,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command; every error slicebw raises on purpose is one line on stderr and exit code 1."""
+    """Run the command. An error that slicebw raises on purpose is printed on stderr as one line, with exit code 1."""
     try:
         cli()
     except SlicebwError as error:

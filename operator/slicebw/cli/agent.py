@@ -1,4 +1,4 @@
-"""``slicebw agent``."""
+"""``slicebw agent``: wires feed, reconciler, kernel and report queue together, and runs them until a signal."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
     "--manifests",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="SLICEBW_MANIFESTS",
-    help="No cluster: take SliceBandwidths, NodeBandwidths and Pods from the YAML files in this folder, and write "
-    "BandwidthUsages and Events under its status/ folder.",
+    help="Run without a cluster: read SliceBandwidths, NodeBandwidths and Pods from the YAML files in this folder, and "
+    "write BandwidthUsages and Events to its status/ folder.",
 )
 @click.option(
     "--report-interval",
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
     default="60s",
     show_default=True,
     envvar="SLICEBW_REPORT_INTERVAL",
-    help="Usage that moved is reported at most this often; caps, new periods and changed limits at once.",
+    help="Report changed usage at most this often. Caps, new periods and changed limits are reported at once.",
 )
 @options.liveness_port
 @options.liveness_address
@@ -62,20 +62,20 @@ def agent(
     liveness_port: int | None,
     liveness_address: str,
 ) -> None:
-    """Hold this node's slices to their limits and count what they send.
+    """Hold this node's slices to their limits, and count what they send.
 
-    Stopping it changes nothing in the kernel.
+    When the agent stops, the limits stay in force.
     """
     from slicebw.agent.loop import Loop
     from slicebw.kernel import netns as namespaces
 
     if manifests is not None and kubeconfig is not None:
-        raise UsageError("--manifests and --kubeconfig: an agent has one or the other; leave one out")
+        raise UsageError("--manifests and --kubeconfig exclude each other: leave one out")
     namespaces.check_privileges()
     stop = stop_signal()
     with ExitStack() as stack:
         stack.enter_context(node_lock(state_dir, stop))
-        if stop.is_set():
+        if stop.is_set():  # the lock may not be held
             return
         edges = _edges(node, manifests, kubeconfig, lambda: loop.wake())  # noqa: PLW0108 - the loop is made below
         loop = Loop(
@@ -87,17 +87,20 @@ def agent(
         run(stack, [*edges.services, ThreadService(loop)])
         log.info("agent started version=%s node=%s netns=%s state_dir=%s", __version__, node, netns or "own", state_dir)
         while not stop.wait(1.0):
-            if not loop.is_alive():
+            if not loop.is_alive():  # it could not enter the namespace, or open its sockets
                 break
     if loop.failure is not None:
         raise loop.failure
-    log.info("agent stopped; the kernel stays as it is")
+    log.info("agent stopped; limits stay in force")
 
 
 def _reconciler(
     edges: "_Edges", state_dir: Path, report_interval_s: int, uplink: str | None, wake: Callable[[], None]
 ) -> "Reconciler":
-    """The reconciler on the kernel of the calling thread's network namespace; ``wake`` is called when that changes."""
+    """Return the reconciler of the calling thread's network namespace.
+
+    ``wake`` is called when another program changes the tree, the table or the uplink there.
+    """
     from slicebw.agent.checkpoint import FileStore
     from slicebw.agent.clock import SystemClock
     from slicebw.agent.ports import Ports
@@ -117,7 +120,10 @@ def _reconciler(
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
-    """Where desired state comes from and reports go to, and what has to be started for it. ``api``: with a cluster."""
+    """Where the desired state comes from and reports go to, and the services to start for that.
+
+    ``api``: the state of the connection to the API server; None without a cluster.
+    """
 
     feed: "Feed"
     reports: "ReportQueue"
@@ -126,7 +132,7 @@ class _Edges:
 
 
 def _edges(node: str, manifests: Path | None, kubeconfig: Path | None, wake: Callable[[], None]) -> _Edges:
-    """A folder's edges or the API server's."""
+    """Return the edges of the folder ``manifests``; if that is None, those of the API server."""
     from slicebw.agent.report_queue import ReportQueue
 
     if manifests is not None:
@@ -134,7 +140,7 @@ def _edges(node: str, manifests: Path | None, kubeconfig: Path | None, wake: Cal
         from slicebw.folder.sink import FolderSink
 
         folder_feed = FolderFeed(manifests, node, wake)
-        reports = ReportQueue(FolderSink(manifests, node), last_chance_s=5.0)
+        reports = ReportQueue(FolderSink(manifests, node), last_chance_s=5.0)  # a folder takes all that waits
         return _Edges(folder_feed, reports, [reports, folder_feed])
     api = api_thread(kubeconfig, "agent")  # before anything imports kopf
     from slicebw.kube.agent_feed import ApiFeed

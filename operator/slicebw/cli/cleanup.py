@@ -1,4 +1,4 @@
-"""``slicebw node cleanup``: takes slicebw off a node, by hand or as the pods that manifests/uninstall puts there."""
+"""``slicebw node cleanup``: removes slicebw from a node, by hand or in the pods of manifests/uninstall."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -18,18 +18,21 @@ log = logging.getLogger(__name__)
 
 @click.command()
 @options.netns
-@click.option("--uplink", envvar="SLICEBW_UPLINK", help="Only this device. Default: all that bear a tree of slicebw's.")
+@click.option(
+    "--uplink", envvar="SLICEBW_UPLINK", help="Clean only this device. Default: every device with a slicebw tree."
+)
 @options.state_dir
 @click.option(
     "--forget-usage",
     is_flag=True,
     envvar="SLICEBW_FORGET_USAGE",
-    help="Remove the ledger too: what slices have used of their budgets is forgotten.",
+    help="Remove the ledger too. The slices' usage of their budgets is lost.",
 )
 @click.option(
     "--stay",
     is_flag=True,
-    help="Wait until no agent runs; then clean up, say so on --liveness-port, and keep agents away until stopped.",
+    help="Wait until no agent runs on the node, clean up, then answer on --liveness-port and keep agents from starting "
+    "until stopped.",
 )
 @options.liveness_port
 @options.liveness_address
@@ -43,30 +46,31 @@ def cleanup(
     liveness_port: int | None,
     liveness_address: str,
 ) -> None:
-    """Remove slicebw's trees and its table; the kernel puts its default qdiscs back. Stop the agent first.
+    """Remove slicebw's trees and table from this node. Stop the agent first.
 
-    The ledger stays, unless told otherwise: an agent that comes back goes on with it.
+    The kernel then uses its default qdiscs again. The ledger stays, so that an agent that is installed again continues
+    with it; --forget-usage removes it too.
     """
     forgotten = state_dir if forget_usage else None
     if not stay:
         if is_held(state_dir):
             raise UsageError(
-                f"an agent is at work (it holds {state_dir / 'lock'}) and would make it all again: stop it first, or "
-                "set mode: Disabled in a NodeBandwidth"
+                f"an agent is running (it holds {state_dir / 'lock'}) and would create everything again: stop it "
+                "first, or set mode: Disabled in a NodeBandwidth"
             )
         _clean(netns, uplink, forgotten)
         return
     stop = stop_signal()
     with ExitStack() as stack:
         stack.enter_context(node_lock(state_dir, stop))
-        if stop.is_set():
+        if stop.is_set():  # the lock may not be held
             return
-        # In a thread of its own, for only that goes to another namespace: probes are answered in this one.
+        # In a thread of its own, because only that thread enters the namespace: probes are answered in this one.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(_clean, netns, uplink, forgotten).result()
-        # Not before: that somebody answers means that the node is clean.
+        # Only now: an answer on the port means that the node is clean.
         serve_health(stack, liveness_address, liveness_port, {"/healthz": _well, "/readyz": _well}, lambda: ())
-        log.info("the node is clean; staying, so that no agent comes back")
+        log.info("node is clean; holding the lock, so that no agent starts")
         stop.wait()
 
 
@@ -75,7 +79,7 @@ def _well() -> None:
 
 
 def _clean(netns: str | None, uplink: str | None, forgotten: Path | None) -> None:
-    """Remove trees, table, and what is kept in the folder ``forgotten``. Raises UplinkError, KernelError, SaveError."""
+    """Remove trees, table, and the files in the folder ``forgotten``, if any. Raises KernelError, SaveError."""
     options.enter(netns)
     _remove_trees(uplink)
     _remove_table()
@@ -97,7 +101,7 @@ def _remove_trees(uplink: str | None) -> None:
             if tree.root is not RootQdisc.OURS:
                 click.echo(f"{tree.device}: no tree of slicebw's (root qdisc: {tree.root_kind})")
                 return
-        devices = [uplink] if uplink is not None else shaper.shaped()
+        devices = [uplink] if uplink is not None else shaper.shaped_devices()
         for device in devices:
             failed = shaper.apply(device, (RemoveRoot(),), 0)
             if failed:

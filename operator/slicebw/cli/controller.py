@@ -1,4 +1,4 @@
-"""``slicebw controller``."""
+"""``slicebw controller``: wires the cluster's feed and the status loop together, and runs them until a signal."""
 
 import logging
 import threading
@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
     default="10s",
     show_default=True,
     envvar="SLICEBW_STATUS_INTERVAL",
-    help="A slice's status is written at most this often, except when a cap, a node or a generation changes.",
+    help="Write a slice's status at most this often. A change of cap, node or generation is written at once.",
 )
 @options.liveness_port
 @options.liveness_address
 @options.log_level
 def controller(kubeconfig: Path | None, status_interval: int, liveness_port: int | None, liveness_address: str) -> None:
-    """Roll usages up into the status of SliceBandwidths, and remove usages of nodes that are gone.
+    """Sum up usages into the status of SliceBandwidths, and remove usages of nodes that are gone.
 
-    Several may run at once: what one has written no other writes again.
+    Several controllers may run at once: a status that one has written is not written again by the others.
     """
     stop = stop_signal()
     with ExitStack() as stack:

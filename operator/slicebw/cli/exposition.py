@@ -1,4 +1,4 @@
-"""The ``/metrics`` page: several collectors in a registry of their own, in the format the scraper asks for."""
+"""The ``/metrics`` page: a registry of several collectors, served in the format that the scraper asks for."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class BuildInfo:
-    """Which slicebw this is."""
+    """A collector for the version of slicebw."""
 
     def collect(self) -> Iterator[Metric]:
-        """One constant."""
+        """Yield one constant metric."""
         family = GaugeMetricFamily("slicebw_build_info", "Always 1; its label is the version.", labels=("version",))
         family.add_metric((__version__,), 1)
         yield family
 
 
 class ApiMetrics:
-    """How the API server is doing, as this process sees it."""
+    """A collector for the state of this process's connection to the API server."""
 
     def __init__(self, health: "ApiHealth") -> None:
         self._health = health
 
     def collect(self) -> Iterator[Metric]:
-        """All metric families. Callable from any thread."""
+        """Yield all metric families. Callable from any thread."""
         yield GaugeMetricFamily(
             "slicebw_api_unreachable_seconds",
             "For how long the API server has not answered; 0 while it does.",
@@ -47,7 +47,7 @@ class ApiMetrics:
 
 
 def page(*collectors: Collector) -> "Page":
-    """The page for these collectors, with the build and the process (CPU, memory, files) beside them."""
+    """Return a page with these collectors, the version, and the process's CPU, memory and files."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     for collector in (BuildInfo(), *collectors):

@@ -1,4 +1,4 @@
-"""The lock in the state folder: of the processes that change a node's kernel, one does at a time."""
+"""The lock in the state folder. It lets only one process at a time change the node's kernel."""
 
 import fcntl
 import logging
@@ -15,18 +15,18 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def node_lock(state_dir: Path, stop: threading.Event) -> Iterator[None]:
-    """Hold the state folder's lock; two agents of one node (a rolling update) take turns.
+    """Hold the state folder's lock. During a rolling update two agents of one node take turns by it.
 
-    Waits until it is to be had, or until ``stop`` is set: then it may not be held. Raises UsageError: the folder cannot
-    be used.
+    Waits until the lock is free or ``stop`` is set; in the second case it may not be held. Raises UsageError if the
+    folder cannot be used.
     """
     descriptor = _open(state_dir)
     try:
-        told = False
-        while not stop.is_set() and not _taken(descriptor):
-            if not told:
-                log.warning("another agent holds %s; waiting until it has stopped", state_dir / "lock")
-            told = True
+        logged = False
+        while not stop.is_set() and not _acquire(descriptor):
+            if not logged:
+                log.warning("another agent holds %s; waiting until it stops", state_dir / "lock")
+            logged = True
             stop.wait(0.2)
         yield
     finally:
@@ -34,15 +34,15 @@ def node_lock(state_dir: Path, stop: threading.Event) -> Iterator[None]:
 
 
 def is_held(state_dir: Path) -> bool:
-    """Whether somebody holds the lock; where there is no lock nobody does."""
+    """Tell whether a process holds the lock. Without a lock file none does."""
     try:
         descriptor = os.open(state_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        return not _taken(descriptor)
+        return not _acquire(descriptor)
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # releases the lock again
 
 
 def _open(state_dir: Path) -> int:
@@ -51,11 +51,12 @@ def _open(state_dir: Path) -> int:
         return os.open(state_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UsageError(
-            f"--state-dir {state_dir}: cannot be used ({error.strerror}); name a writable folder that is kept"
+            f"--state-dir {state_dir}: cannot be used ({error.strerror}); name a writable folder that survives reboots"
         ) from error
 
 
-def _taken(descriptor: int) -> bool:
+def _acquire(descriptor: int) -> bool:
+    """Take the lock if it is free. Returns whether this process holds it. The kernel frees it when a process dies."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

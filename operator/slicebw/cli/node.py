@@ -1,4 +1,4 @@
-"""``slicebw node show``: for whoever debugs a node at 3 a.m."""
+"""``slicebw node show``: prints the ledger and the kernel's state side by side, to debug a node that misbehaves."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ from slicebw.core.text import bytes_text, rate_text, time_text
 
 @click.group()
 def node() -> None:
-    """Look at this node, or take slicebw off it."""
+    """Inspect this node, or remove slicebw from it."""
 
 
 node.add_command(cleanup)
@@ -28,7 +28,10 @@ node.add_command(cleanup)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One class: what the ledger knows of it, and what the kernel shows; None where one of them has nothing."""
+    """One class: the ledger's figures, and the kernel's. None if the ledger, or the kernel, does not have the class.
+
+    The field names are keys of the YAML and JSON output. ``class_id`` is tc's classid.
+    """
 
     slice: str
     traffic_class: str
@@ -50,7 +53,7 @@ class Row:
 @options.uplink
 @click.option("-o", "--output", type=click.Choice(["table", "yaml", "json"]), default="table", show_default=True)
 def show(state_dir: Path, netns: str | None, uplink: str | None, output: str) -> None:
-    """Print the ledger, and the kernel's view beside it. Changes nothing; the agent may run meanwhile."""
+    """Print the ledger and the kernel's state side by side. Changes nothing; the agent may be running."""
     from slicebw.agent.checkpoint import FileStore
 
     ledger, problem = FileStore(state_dir).peek_ledger()
@@ -86,40 +89,41 @@ def _kernel(netns: str | None, device: str | None) -> tuple[ObservedTree, NftTab
 
 
 def _rows(ledger: Ledger, tree: ObservedTree, table: NftTable) -> Iterator[Row]:
-    """The node's own classes, every slice's, and classes that no account knows."""
+    """Yield the host's and the default classes, every slice's classes, and classes that belong to no account."""
     addresses: dict[int, list[str]] = {}
     for address, slice_id in sorted(table.slice_id_by_address.items()):
         addresses.setdefault(slice_id, []).append(address)
-    shown: set[int] = set()
+    listed: set[int] = set()
+    # "(root)" is the host's traffic: the output keeps this name for programs that read it.
     for slice_id, name in ((HOST_ID, "(root)"), (DEFAULT_ID, "(default)")):
         for traffic_class in TrafficClass:
             minor = leaf(traffic_class, slice_id)
             total = ledger.node_totals.get(minor)
-            shown.add(minor)
+            listed.add(minor)
             yield _row(name, traffic_class, minor, "own", tree, used_bytes=total.total_bytes if total else None)
     for account in sorted(ledger.slices.values(), key=lambda account: account.key):
         for traffic_class in TrafficClass:
             minor = leaf(traffic_class, account.slice_id)
-            shown.add(minor)
+            listed.add(minor)
             yield _account_row(account, traffic_class, minor, tree, tuple(addresses.get(account.slice_id, ())))
-    for minor, seen in sorted(tree.classes.items()):
-        if minor not in shown and seen.leaf_major:
+    for minor, observed in sorted(tree.classes.items()):
+        if minor not in listed and observed.leaf_major:
             yield _row("(unknown)", None, minor, "orphan", tree)
 
 
 def _account_row(
     account: SliceAccount, traffic_class: TrafficClass, minor: int, tree: ObservedTree, addresses: tuple[str, ...]
 ) -> Row:
-    kept = account.of(traffic_class)
+    class_account = account.of(traffic_class)
     return _row(
         str(account.key),
         traffic_class,
-        minor if account.slice_id else 0,
+        minor if account.slice_id else 0,  # a slice that is only remembered has no class: id 0 is the host's
         "live" if account.live else "gone",
         tree,
-        used_bytes=kept.used_bytes,
+        used_bytes=class_account.used_bytes,
         budget_bytes=account.limits.of(traffic_class).budget_bytes,
-        capped=kept.capped_since_s is not None,
+        capped=class_account.capped_since_s is not None,
         period_end=time_text(account.period_end_s),
         addresses=addresses,
     )
@@ -128,7 +132,7 @@ def _account_row(
 def _row(
     name: str, traffic_class: TrafficClass | None, minor: int, state: str, tree: ObservedTree, **known: Any
 ) -> Row:
-    seen = tree.classes.get(minor)
+    observed = tree.classes.get(minor)
     fields: dict[str, Any] = {
         "used_bytes": None,
         "budget_bytes": None,
@@ -141,15 +145,15 @@ def _row(
         traffic_class=str(traffic_class or "-"),
         class_id=classid(minor) if minor else "-",
         state=state,
-        kernel_ceil_bps=seen.ceil_bps if seen else None,
-        kernel_sent_bytes=seen.sent_bytes if seen else None,
-        kernel_backlog_bytes=seen.backlog_bytes if seen else None,
+        kernel_ceil_bps=observed.ceil_bps if observed else None,
+        kernel_sent_bytes=observed.sent_bytes if observed else None,
+        kernel_backlog_bytes=observed.backlog_bytes if observed else None,
         **(fields | known),
     )
 
 
 def _table(rows: list[Row], tree: ObservedTree) -> str:
-    """The rows as kubectl would print them, under a line about the device."""
+    """Return the rows as kubectl would print them, below a line about the device."""
     header = ("SLICE", "CLASS", "ID", "STATE", "USED", "BUDGET", "CAPPED", "PERIOD-END", "CEIL", "SENT", "ADDRESSES")
     lines = [header, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
@@ -157,13 +161,13 @@ def _table(rows: list[Row], tree: ObservedTree) -> str:
     whose = {
         RootQdisc.OURS: "slicebw's tree",
         RootQdisc.DEFAULT: f"the kernel's default ({tree.root_kind}): nothing is limited",
-        RootQdisc.FOREIGN: f"somebody else's {tree.root_kind}: left alone",
+        RootQdisc.FOREIGN: f"another program's {tree.root_kind}: left alone",
     }[tree.root]
     return "\n".join([f"device {tree.device}: {whose}", *printed])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    def shown(value: int | None, text: Any) -> str:
+    def cell(value: int | None, text: Any) -> str:
         return "-" if value is None else str(text(value))
 
     return (
@@ -171,18 +175,18 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.traffic_class,
         row.class_id,
         row.state,
-        shown(row.used_bytes, bytes_text),
-        shown(row.budget_bytes, bytes_text),
+        cell(row.used_bytes, bytes_text),
+        cell(row.budget_bytes, bytes_text),
         "-" if row.capped is None else str(row.capped).lower(),
         row.period_end or "-",
-        shown(row.kernel_ceil_bps, rate_text),
-        shown(row.kernel_sent_bytes, bytes_text),
+        cell(row.kernel_ceil_bps, rate_text),
+        cell(row.kernel_sent_bytes, bytes_text),
         ",".join(row.addresses) or "-",
     )
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
+    """Return the value with lists for tuples, which YAML does not have."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Options that several commands share, each an environment variable too."""
+"""Options that several commands share. Each is also an environment variable."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """A duration as in a spec: ``60s``, ``1m30s``; of an interval at least 1s: 0s would be work without a pause."""
+    """A duration as in a spec, such as ``60s`` or ``1m30s``. By default at least 1s: an interval of 0s has no pause."""
 
     name = "duration"
 
@@ -23,7 +23,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         self._least_s = least_s
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Seconds."""
+        """Return the duration in seconds."""
         try:
             duration_s = value if isinstance(value, int) else parse_duration(str(value))
         except QuantityError as error:
@@ -35,7 +35,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
 def _verbosity(context: click.Context, _param: click.Parameter, level: str) -> None:
     logging.basicConfig(level=level.upper(), format=LOG_FORMAT, stream=sys.stderr)
-    if level != "debug":  # kopf tells every event of every object; what matters of it is said in our own words
+    if level != "debug":  # kopf logs every event of every object; slicebw logs what matters of them itself
         logging.getLogger("kopf").setLevel(logging.ERROR)
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
     context.meta["log_level"] = level
@@ -50,19 +50,19 @@ log_level = click.option(
     expose_value=False,
     callback=_verbosity,
     is_eager=True,
-    help="How much to say on stderr.",
+    help="The least severe messages to log. The log goes to stderr.",
 )
 kubeconfig = click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar=["SLICEBW_KUBECONFIG"],
-    help="Default: $KUBECONFIG, the pod's service account, or ~/.kube/config.",
+    help="How to reach the API server. Default: $KUBECONFIG, the pod's service account, or ~/.kube/config.",
 )
 liveness_port = click.option(
     "--liveness-port",
     type=click.IntRange(0, 65535),
     envvar="SLICEBW_LIVENESS_PORT",
-    help="Serve /healthz, /readyz and /metrics on this port (0: any free one, logged). Default: do not.",
+    help="Serve /healthz, /readyz and /metrics on this port; 0 takes a free one and logs it. Default: do not serve.",
 )
 
 
@@ -71,7 +71,7 @@ def _address(_context: click.Context, _param: click.Parameter, address: str) -> 
         ip_address(address)
     except ValueError:
         raise click.BadParameter(
-            f"{address!r} is no IP address: use one of this machine's, or 0.0.0.0 or :: for all"
+            f"{address!r} is not an IP address: use one of this machine's, or 0.0.0.0 or :: for all"
         ) from None
     return address
 
@@ -82,7 +82,8 @@ liveness_address = click.option(
     show_default=True,
     envvar="SLICEBW_LIVENESS_ADDRESS",
     callback=_address,
-    help="The address to serve them on. Metrics name slices and what they used: 0.0.0.0 or :: shows them to everybody.",
+    help="The address to serve them on. Metrics name every slice and its usage: with 0.0.0.0 or :: everyone who can "
+    "reach this machine can read them.",
 )
 state_dir = click.option(
     "--state-dir",
@@ -90,17 +91,21 @@ state_dir = click.option(
     default=DEFAULT_STATE_DIR,
     show_default=True,
     envvar="SLICEBW_STATE_DIR",
-    help="Where the ledger is kept.",
+    help="The folder of the ledger. It must survive reboots.",
 )
 netns = click.option(
     "--netns",
     envvar="SLICEBW_NETNS",
-    help="Shape in this network namespace (a path such as /run/netns/NAME); the API is reached from the present one.",
+    help="Work in this network namespace (a path such as /run/netns/NAME). The API server is reached from the "
+    "namespace that the command is started in.",
 )
 
 
 def enter(path: str | None) -> None:
-    """Make sure that the kernel may be changed, and go into the network namespace named, if any. Raises UsageError."""
+    """Check that this process may change the kernel, and enter the network namespace at ``path``, if any.
+
+    Raises UsageError.
+    """
     from slicebw.kernel import netns as namespaces
 
     namespaces.check_privileges()
@@ -111,5 +116,5 @@ def enter(path: str | None) -> None:
 uplink = click.option(
     "--uplink",
     envvar="SLICEBW_UPLINK",
-    help="The device to shape, unless a NodeBandwidth names one. Default: the device of the default route.",
+    help="The device to shape if no NodeBandwidth names one. Default: the device of the default route.",
 )

@@ -1,4 +1,7 @@
-"""Answers the kubelet's probes, ``/healthz`` (restart me?) and ``/readyz`` (are limits in force?), and serves pages."""
+"""Answers the kubelet's probes and serves pages over HTTP.
+
+``/healthz`` fails if a restart may help; ``/readyz`` fails while limits may not be in force.
+"""
 
 import errno
 import logging
@@ -14,21 +17,21 @@ from slicebw.core.errors import UsageError
 log = logging.getLogger(__name__)
 
 Probe = Callable[[], str | None]
-"""None where all is well, else what is not, in one line."""
+"""Returns None if all is well, else the problem in one line."""
 
 Page = Callable[[str], tuple[str, bytes]]
-"""Takes the request's Accept header; gives a content type and a body. Called in a thread of its own."""
+"""Takes the request's Accept header, and returns a content type and a body. Called in a thread of its own."""
 
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 
 class ProbeServer:
-    """An HTTP server in a daemon thread. It answers while the API server, or the kernel, does not."""
+    """An HTTP server in a daemon thread. It answers even while the API server or the kernel does not."""
 
     def __init__(
         self, address: str, port: int, probes: Mapping[str, Probe], pages: Mapping[str, Page] | None = None
     ) -> None:
-        """Bind at once; raises UsageError if it cannot. ``address`` is an IP address, ``port`` 0 takes a free one."""
+        """Bind to an IP address and a port, of which 0 takes a free one. Raises UsageError if that fails."""
         try:
             self._server = _server_class(address)((address, port), _handler(probes, pages or {}))
         except OSError as error:
@@ -45,11 +48,11 @@ class ProbeServer:
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start to answer."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; the port is free afterwards."""
+        """Stop answering, and free the port."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -63,28 +66,28 @@ def _server_class(address: str) -> type[ThreadingHTTPServer]:
 
 def _handler(probes: Mapping[str, Probe], pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # seconds; a client that says nothing is hung up on
+        timeout = 10  # seconds; then a silent client is disconnected, so that it does not hold a thread
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path in pages:
                 self._serve(pages[path])
             elif path in probes:
-                trouble = probes[path]()
-                self._say(HTTPStatus.OK if trouble is None else HTTPStatus.SERVICE_UNAVAILABLE, trouble or "ok")
+                problem = probes[path]()
+                self._text(HTTPStatus.OK if problem is None else HTTPStatus.SERVICE_UNAVAILABLE, problem or "ok")
             else:
-                self._say(HTTPStatus.NOT_FOUND, f"not found; there are {', '.join(sorted({*probes, *pages}))}")
+                self._text(HTTPStatus.NOT_FOUND, f"not found; there are {', '.join(sorted({*probes, *pages}))}")
 
         def _serve(self, page: Page) -> None:
             try:
                 kind, body = page(self.headers.get("Accept", ""))
             except Exception:
                 log.exception("%s cannot be served", self.path)
-                self._say(HTTPStatus.INTERNAL_SERVER_ERROR, "failed; the log says why")
+                self._text(HTTPStatus.INTERNAL_SERVER_ERROR, "failed; see the log")
                 return
             self._answer(HTTPStatus.OK, kind, body)
 
-        def _say(self, status: HTTPStatus, text: str) -> None:
+        def _text(self, status: HTTPStatus, text: str) -> None:
             self._answer(status, _PLAIN, f"{text}\n".encode())
 
         def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:

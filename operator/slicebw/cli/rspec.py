@@ -1,4 +1,4 @@
-"""``slicebw import-rspec``: for a testbed that comes from PlanetLab."""
+"""``slicebw import-rspec``: converts a testbed's slices from PlanetLab's format to SliceBandwidths."""
 
 import json
 import re
@@ -19,11 +19,11 @@ from slicebw.core.errors import UsageError
 
 _STDIN: Final = "-"
 _PLAIN: Final = re.compile(r"[A-Za-z/][-A-Za-z0-9/.]*|[0-9]+(?:[kMGTP]|[KMGTP]i)")
-"""What every YAML reader takes for the text it is. PyYAML and kubectl do not agree on ``1e5`` or ``0x10``."""
+"""Texts that every YAML reader takes for text. Others are quoted: PyYAML and kubectl differ on ``1e5`` and ``0x10``."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML that kubectl reads as it was meant."""
+    """Writes YAML that kubectl reads the same way."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -46,8 +46,8 @@ _Dumper.add_representer(str, _text)
 def import_rspec(context: click.Context, file: str, period: int) -> None:
     """Print a SliceBandwidth for every slice of a PlanetLab GetSlivers record (JSON or YAML).
 
-    princeton_codeen becomes codeen in namespace princeton-codeen; namespaces are not made. A slice that cannot be
-    converted is named on stderr and left out; then the exit code is 1.
+    princeton_codeen becomes codeen in namespace princeton-codeen; namespaces are not created. A slice that cannot be
+    converted is left out and named on stderr, and the exit code is then 1.
     """
     if not MIN_PERIOD_S <= period <= MAX_PERIOD_S:
         allowed = f"{duration_text(MIN_PERIOD_S)} to {duration_text(MAX_PERIOD_S)}"
@@ -64,14 +64,14 @@ def import_rspec(context: click.Context, file: str, period: int) -> None:
 
 
 def _document(file: str, shown: str) -> Any:
-    """The one document in a file. Raises UsageError."""
+    """Read the document in a file. ``shown``: the file's name in errors. Raises UsageError."""
     try:
         content = sys.stdin.buffer.read() if file == _STDIN else Path(file).read_bytes()
         text = content.decode()
     except OSError as error:
         raise UsageError(f"{shown}: cannot be read ({error.strerror}); name a file, or - for standard input") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{shown}: is not text: write the record as JSON or YAML (a pickle is not read)") from error
+        raise UsageError(f"{shown}: is not text: write the record as JSON or YAML (a pickle cannot be read)") from error
     try:
         return json.loads(text)  # tabs, which YAML refuses, are fine in JSON
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Starting and ending what a command runs: services, probes, signals."""
+"""Starts and stops what a command runs: services, probes, and the API thread. Turns signals into an event."""
 
 import logging
 import signal
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 class Service(Protocol):
-    """Something that runs beside the command."""
+    """Something that runs in the background while the command runs."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start it."""
         ...
 
     def stop(self) -> None:
-        """End, and wait for it."""
+        """Stop it, and wait until it has ended."""
         ...
 
 
@@ -43,7 +43,7 @@ class ThreadService:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask it to end, and wait."""
+        """Ask the thread to end, and wait until it has."""
         self._thread.stop()
         self._thread.join()
 
@@ -57,7 +57,7 @@ class _Stoppable(Protocol):
 
 
 def run(stack: ExitStack, services: "list[Service]") -> None:
-    """Start services in order; they are stopped in reverse order when the stack unwinds."""
+    """Start services in order. When the stack unwinds, they are stopped in reverse order."""
     for service in services:
         service.start()
         stack.callback(service.stop)
@@ -70,9 +70,9 @@ def serve_health(
     probes: dict[str, Callable[[], str | None]],
     metrics: "Callable[[], Iterable[Collector]]",
 ) -> None:
-    """Answer probes and scrapes on a port of an address until the stack unwinds, if there is a port.
+    """Answer probes and scrapes until the stack unwinds. Does nothing if ``port`` is None.
 
-    Raises UsageError: the port is taken, or the address is not this machine's.
+    Raises UsageError if the port is taken, or the address is not this machine's.
     """
     if port is None:
         return
@@ -85,7 +85,7 @@ def serve_health(
 
 
 def stop_signal() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """Return an event that SIGTERM and SIGINT set."""
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -97,7 +97,10 @@ def stop_signal() -> threading.Event:
 
 
 def api_thread(kubeconfig: Path | None, role: str) -> "ApiThread":
-    """The thread that talks to the API server; one that is away is waited for. Raises UsageError: no credentials."""
+    """Return the thread that talks to the API server. It waits for a server that is away.
+
+    Raises UsageError if there are no credentials.
+    """
     _leave_out_client_libraries()
     from slicebw.kube import connection
     from slicebw.kube.api_thread import ApiThread
@@ -108,6 +111,6 @@ def api_thread(kubeconfig: Path | None, role: str) -> "ApiThread":
 
 
 def _leave_out_client_libraries() -> None:
-    """Keep kopf from importing client libraries that happen to be installed: 20 MB and 0.2 s, and nobody uses them."""
+    """Keep kopf from importing client libraries that happen to be installed: 20 MB and 0.2 s that nothing needs."""
     for library in ("kubernetes", "pykube"):
         sys.modules.setdefault(library, None)  # type: ignore[arg-type]  # None: importing it is an ImportError

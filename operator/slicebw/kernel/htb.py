@@ -81,8 +81,8 @@ class HtbShaper:
             line_rate_bps=self._line_rate_bps(link),
         )
 
-    def shaped(self) -> list[str]:
-        """The names of all devices whose root qdisc is ours, whichever was the uplink. Raises KernelError."""
+    def shaped_devices(self) -> list[str]:
+        """Return the names of all devices whose root qdisc is ours, not only the uplink's. Raises KernelError."""
         return [link.name for link in self._links.all() if self._is_ours(link)]
 
     def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:

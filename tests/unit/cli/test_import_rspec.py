@@ -78,7 +78,10 @@ def test_a_note_is_no_failure() -> None:
     ("text", "says"),
     [
         (b"", "standard input: slivers: nothing has no list of slivers"),
-        (b"\x80\x04\x95\x10", "standard input: is not text: write the record as JSON or YAML (a pickle is not read)"),
+        (
+            b"\x80\x04\x95\x10",
+            "standard input: is not text: write the record as JSON or YAML (a pickle cannot be read)",
+        ),
         (b"(dp0\nS'slivers'\n", "has no list of slivers"),
         (b"slivers:\n- name: [", "standard input:2: is neither JSON nor YAML: "),
         (b"[" * 100_000, "is neither JSON nor YAML"),

@@ -46,4 +46,4 @@ def test_probes_are_answered_to_this_machine_alone_unless_told_otherwise() -> No
 def test_what_is_no_ip_address_is_refused(given: str) -> None:
     result = CliRunner().invoke(address_command, ["--liveness-address", given])
     assert result.exit_code == 2
-    assert f"{given!r} is no IP address: use one of this machine's, or 0.0.0.0 or :: for all" in result.output
+    assert f"{given!r} is not an IP address: use one of this machine's, or 0.0.0.0 or :: for all" in result.output
