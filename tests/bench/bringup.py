@@ -143,7 +143,7 @@ def many_pods(new: int, rounds: int) -> Iterator[Row]:
             """The change that the agent has just carried out, undone and then handed to nft by itself."""
             took = wall_ms(lambda: run_nft(render_update(UpdateTable(add=added))))
             run_nft(render_update(UpdateTable(remove=tuple(address for address, _ in added))))
-            agent.classifier.distrust()
+            agent.classifier.invalidate()
             agent.settle()
             return took
 

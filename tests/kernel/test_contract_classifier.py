@@ -171,10 +171,10 @@ def test_a_change_that_nobody_heard_of_is_read_after_ten_seconds(unheard: Watche
     assert not unheard.classifier.read().intact
 
 
-def test_a_kept_table_that_is_distrusted_is_read_at_once(unheard: Watched) -> None:
+def test_a_kept_table_that_is_invalidated_is_read_at_once(unheard: Watched) -> None:
     unheard.classifier.read()
     unheard.meddle()
-    unheard.classifier.distrust()
+    unheard.classifier.invalidate()
     assert not unheard.classifier.read().intact
 
 

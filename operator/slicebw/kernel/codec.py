@@ -1,4 +1,4 @@
-"""Changes to the tree as netlink messages: the one place where bit/s become bytes/s and bursts become ticks.
+"""Encodes changes to the tree as netlink messages. Only here bit/s become bytes/s, and bursts become ticks.
 
 Sources: include/uapi/linux/pkt_sched.h, net/sched/sch_htb.c (htb_change_class), net/sched/sch_api.c.
 """
@@ -54,9 +54,9 @@ ROOT_HANDLE: Final = HANDLE_MAJOR << 16
 DEFAULT_MINOR: Final = leaf(TrafficClass.STANDARD, DEFAULT_ID)
 
 DIRECT_QUEUE_PACKETS: Final = 1000
-"""Packets that match no class at all, not even the default one, wait here: only while a tree is being built."""
+"""The length of HTB's direct queue. It is used only while a tree is being built and has no default class yet."""
 
-_LINKLAYER_ETHERNET: Final = 1  # with a link layer given the kernel wants no rate tables
+_LINKLAYER_ETHERNET: Final = 1  # if a link layer is given, the kernel needs no rate tables
 _RATE_SPEC: Final = struct.pack("=BBHhH", 0, _LINKLAYER_ETHERNET, 0, 0, 0)
 """struct tc_ratespec without the rate in bytes/s, its last field: cell_log, linklayer, overhead, cell_align, mpu."""
 _HTB_OPT: Final = "8sI8sIIII8x"
@@ -65,12 +65,13 @@ _MAX_U32: Final = 0xFFFFFFFF
 _TICKS_PER_S: Final = 1_000_000_000 // 64
 
 _INNER_QUANTUM_BYTES: Final = 60_000
-"""HTB never uses an inner class's quantum, but complains in the kernel log where it has to choose one itself."""
+"""HTB never uses an inner class's quantum, but warns in the kernel log if it has to choose one itself."""
 
 _MAX_QUANTUM_BYTES: Final = (1 << 31) - 1  # the kernel keeps it in an int
 
 BURST_MS: Final = 2
 MIN_BURST_BYTES: Final = 2 * 1600
+"""Two full packets, with headers; see :func:`burst_bytes`."""
 
 _FIFO_LIMIT_PACKETS: Final = 256
 _FQ_CODEL_LIMIT_PACKETS: Final = 1000
@@ -82,38 +83,38 @@ _TCA_FQ_CODEL_MEMORY_LIMIT: Final = 9
 
 
 class LeafKind(StrEnum):
-    """What queues packets under a leaf. fq_codel keeps a slice's flows fair to each other; not all kernels have it."""
+    """The qdisc under a leaf class. fq_codel keeps a slice's flows fair to each other, but not every kernel has it."""
 
     FQ_CODEL = "fq_codel"
     PFIFO = "pfifo"
 
 
 def burst_bytes(rate_bps: int, line_rate_bps: int) -> int:
-    """How many bytes a class may save up while it is idle or served late.
+    """Return how many bytes a class may save up while it is idle or served late.
 
-    HTB forgets tokens above the burst. A class is served from a timer, so a burst below rate x lateness of the
-    timer loses rate: with two packets only, 0.7 % was lost at 100 Mbit/s and 1 % at 1 Gbit/s (one packet is
-    iproute2's default), with two milliseconds 0.1 % or less from 10 Mbit/s to 1 Gbit/s, with and without GSO. A GSO
-    packet larger than the burst loses nothing: the class goes into debt and pays it back. So: two milliseconds at
-    the rate, which makes the first second at most 0.2 % too much, and at least two full packets.
+    It is two milliseconds at the rate, which allows at most 0.2 % too much in the first second, and at least two full
+    packets. HTB drops tokens above the burst. It serves a class from a timer, so a burst below rate x lateness of the
+    timer loses rate. Measured: a burst of two packets loses 0.7 % at 100 Mbit/s and 1 % at 1 Gbit/s (iproute2's default
+    is one packet). A burst of two milliseconds loses 0.1 % or less from 10 Mbit/s to 1 Gbit/s, with and without GSO.
+    A GSO packet larger than the burst loses nothing: the class goes into debt and pays it back.
     """
-    # Conditions, because min() and max() take four times as long and a pass may change 8,000 classes.
+    # Conditions, because min() and max() take four times as long, and a pass may change 8,000 classes.
     burst = (rate_bps if rate_bps < line_rate_bps else line_rate_bps) * BURST_MS // 8_000
     return burst if burst > MIN_BURST_BYTES else MIN_BURST_BYTES
 
 
-@lru_cache(maxsize=1 << 10)  # where thousands of classes change at once they change to few different rates
+@lru_cache(maxsize=1 << 10)  # if thousands of classes change at once, they change to few different rates
 def burst_ticks(rate_bps: int, line_rate_bps: int) -> int:
-    """The burst as time at ``rate_bps``, in the kernel's ticks of 64 ns; at most the 275 s that 32 bits hold."""
-    rate_bps = max(rate_bps, MIN_KERNEL_RATE_BPS)  # the kernel refuses a class below it, and says so
+    """Return the burst as time at ``rate_bps``, in the kernel's ticks of 64 ns. 32 bits hold at most 275 s."""
+    rate_bps = max(rate_bps, MIN_KERNEL_RATE_BPS)  # no division by 0; the kernel itself refuses the lower rate
     ticks = burst_bytes(rate_bps, line_rate_bps) * 8 * _TICKS_PER_S // rate_bps
     return (ticks or 1) if ticks < _MAX_U32 else _MAX_U32
 
 
 def encode(change: TreeChange, ifindex: int, line_rate_bps: int, leaf_kind: LeafKind) -> list[Message]:
-    """The messages that carry out one change; they belong in one system call."""
+    """Return the messages that carry out one change. They must be sent in one system call."""
     messages: list[Message]
-    if isinstance(change, ChangeClass):  # a pass may have 8,000 of these, and matching costs as much as encoding
+    if isinstance(change, ChangeClass):  # a pass may have 8,000 of these, and `match` costs as much as the encoding
         return [_class(ifindex, change.spec, 0, line_rate_bps)]
     match change:
         case CreateRoot():
@@ -147,10 +148,11 @@ def _create(ifindex: int, spec: ClassSpec, line_rate_bps: int, leaf_kind: LeafKi
 
 
 def _reset_tokens(ifindex: int, spec: ClassSpec, line_rate_bps: int, leaf_kind: LeafKind) -> list[Message]:
-    """A child makes the class an inner one, and its deletion a leaf again, with full tokens (htb_parent_to_leaf).
+    """Return messages that fill a class's token buckets: give it a child, and delete that again.
 
-    The class must be there: its limits are set first, without NLM_F_CREATE, so that all the rest fails with it where
-    it is not. The kernel gives it a leaf qdisc of its own choice on the way back, so ours is put back last.
+    The child makes the class an inner one. When it is deleted, the kernel makes the class a leaf again, with full
+    tokens (htb_parent_to_leaf) and a leaf qdisc of the kernel's choice; so our leaf qdisc is put back last. The class's
+    limits are set first, without NLM_F_CREATE: if the class does not exist, that fails, and so does all the rest.
     """
     child = ClassSpec(SCRATCH, spec.minor, spec.rate_bps, spec.ceil_bps)
     return [
@@ -170,7 +172,7 @@ _PARMS: Final = ATTRIBUTE.pack(ATTRIBUTE.size + struct.calcsize("=" + _HTB_OPT),
 _CLASS: Final = struct.Struct("=4xiII4x")
 """struct tcmsg: device number, handle, parent."""
 _LIMITS: Final = struct.Struct(f"=8s4s4s{_HTB_OPT}")
-"""Kind, the headers of the options and of their parameters, and these."""
+"""TCA_KIND, the headers of TCA_OPTIONS and TCA_HTB_PARMS, and struct tc_htb_opt."""
 _OPTIONS_BYTES: Final = ATTRIBUTE.size + len(_PARMS) + struct.calcsize("=" + _HTB_OPT)
 _OPTIONS: Final = ATTRIBUTE.pack(_OPTIONS_BYTES, TCA_OPTIONS)
 
@@ -181,9 +183,9 @@ def _class(ifindex: int, spec: ClassSpec, flags: int, line_rate_bps: int) -> Mes
     return Message(RTM_NEWTCLASS, flags, payload)
 
 
-@lru_cache(maxsize=1 << 10)  # where thousands of classes change at once they change to few different limits
+@lru_cache(maxsize=1 << 10)  # if thousands of classes change at once, they change to few different limits
 def _limits(rate_bps: int, ceil_bps: int, quantum_bytes: int, line_rate_bps: int) -> bytes:
-    """All attributes of a class message, packed in one go: attribute by attribute takes five times as long."""
+    """Return all attributes of a class message. They are packed at once: one by one takes five times as long."""
     rate, ceil = rate_bps // 8, ceil_bps // 8
     options, wide = _OPTIONS, b""
     if rate > _MAX_U32 or ceil > _MAX_U32:
@@ -206,7 +208,7 @@ def _limits(rate_bps: int, ceil_bps: int, quantum_bytes: int, line_rate_bps: int
 
 
 def _wide_rates(rate: int, ceil: int) -> bytes:
-    """The attributes of rates that do not fit in 32 bits. Unit: bytes/s."""
+    """Return the attributes for rates that do not fit in 32 bits. Unit: bytes/s."""
     wide = ((TCA_HTB_RATE64, rate), (TCA_HTB_CEIL64, ceil))
     return b"".join(attribute(kind, struct.pack("=Q", value)) for kind, value in wide if value > _MAX_U32)
 

@@ -1,14 +1,14 @@
-"""Listing what is on a device: its root qdisc, and all classes of our tree in little more than the kernel's own time.
+"""Reads a device's root qdisc, and all classes of our tree in little more than the time that the kernel itself takes.
 
 The kernel sends every class as a message of nested attributes. Walking them in Python costs several times what
-receiving them does (8,188 classes: a floor of 12 ms, a walk of 36 ms). Two things spare it:
+receiving them does (8,188 classes: at least 12 ms to receive, 36 ms to walk). Two things avoid most walks:
 
-- Most of a dump is what it was at the last one. A datagram that is the same byte for byte holds the same classes, and
-  within one that is not, so does a message that is the same behind its header.
-- Messages of one kind look alike. The first message of a given length is walked, the places of the wanted numbers
-  become one precompiled ``struct``, and further messages of that length are unpacked with it. Every message is checked
-  for the headers that the layout rests on; one that differs is walked. There is one layout per length, because rates
-  above 34 Gbit/s bring an attribute more each.
+- Most of a dump is the same as in the last one. A datagram that is equal byte for byte holds the same classes. In one
+  that is not, a message that is equal after its header holds the same class.
+- Messages of one kind look alike. The first message of a given length is walked, and the offsets of the numbers that
+  we need become one precompiled ``struct``. Further messages of that length are unpacked with it. Every message is
+  checked for the attribute headers that this layout assumes; one that differs is walked. There is one layout per
+  length, because each rate above 34 Gbit/s adds an attribute.
 """
 
 import errno
@@ -44,12 +44,12 @@ _BACKLOG_IN_QUEUE: Final = 4
 """Offsets in struct tc_htb_opt and struct gnet_stats_queue."""
 
 _INNER_MINORS: Final = frozenset({TOP, *PARENTS.values()})
-"""Their quantum is said to be 0: the kernel never uses it (see codec)."""
+"""Inner classes. Their quantum is read as 0, because the kernel never uses it (see codec)."""
 _DUMP_ATTEMPTS: Final = 5
 
 
 class Root(Struct, frozen=True):
-    """A device's root qdisc. ``handle`` 0 means that the kernel put it there by itself."""
+    """A device's root qdisc. ``handle`` 0 means that the kernel attached it by itself."""
 
     kind: str
     handle: int
@@ -60,16 +60,16 @@ class Root(Struct, frozen=True):
 
 
 def read_root(netlink: NetlinkSocket, ifindex: int) -> Root:
-    """The root qdisc of a device. Raises RefusedError where there is no such device, KernelError."""
+    """Read the root qdisc of a device. Raises RefusedError if there is no such device, KernelError."""
     request = TCMSG.pack(0, ifindex, 0, TC_H_ROOT, 0)
     try:
         answer = netlink.get(codec.RTM_GETQDISC, request, "reading the root qdisc", NLM_F_ECHO)
     except RefusedError as error:
         if error.refusal.errno not in (errno.EINVAL, errno.ENOENT):
             raise
-        answer = None  # Linux before 6.8 refuses where it has nothing to show
+        answer = None  # Linux before 6.8 refuses, later versions answer nothing
     if answer is None:
-        return Root("noop", 0)  # a device that was never switched on
+        return Root("noop", 0)  # a device that was never up
     _, _, handle, _, _ = TCMSG.unpack_from(answer)
     kind = ""
     default_minor = 0
@@ -84,21 +84,23 @@ def read_root(netlink: NetlinkSocket, ifindex: int) -> Root:
 
 
 def may_be_ours(root: Root) -> bool:
-    """Whether a root qdisc bears our marks: htb, handle 1:, default class 1fff."""
+    """Tell whether a root qdisc looks like ours: htb, handle 1:, default class 1fff."""
     return root.kind == "htb" and root.handle == ROOT_HANDLE and root.default_minor == codec.DEFAULT_MINOR
 
 
 def owner(root: Root, classes: Mapping[int, ObservedClass]) -> RootQdisc:
-    """Whose the root qdisc is. ``classes`` are those under it where it may be ours.
+    """Tell who attached the root qdisc. ``classes``: those under it; needed only if it may be ours.
 
-    DEFAULT: its handle is 0. The kernel gives handle 0 to what it attaches by itself (noqueue, pfifo_fast, fq_codel,
-    mq with its children, whatever net.core.default_qdisc says), and puts that back when ours goes. Whatever is
-    attached on request has another handle, an explicit ``fq_codel`` too, and would be lost for good: FOREIGN. The
-    children of an mq with handle 0 need no look: they cannot be addressed, so they are the kernel's own too.
+    DEFAULT: its handle is 0. The kernel gives handle 0 to a qdisc that it attaches by itself (noqueue, pfifo_fast,
+    fq_codel, mq with its children, whatever net.core.default_qdisc says), and attaches it again when ours is removed.
+    The children of an mq with handle 0 need no check: they cannot be addressed, so the kernel attached them too.
 
-    OURS: :func:`may_be_ours`, and no class at all, or 1:1 directly under the root, and 1:10 and 1:20 under 1:1 where
-    there are such. A tree is made from the top down, so however its making was interrupted this holds; and strays
-    put into our tree by hand are drift to repair, no reason to let go of the node.
+    FOREIGN: a qdisc that was attached on request has another handle, an explicit ``fq_codel`` too. The kernel would not
+    restore it.
+
+    OURS: :func:`may_be_ours`, and there are no classes; or 1:1 is directly under the root, and 1:10 and 1:20, if they
+    exist, are under 1:1. A tree is made from the top down, so this also holds if that was interrupted. Classes that
+    another program has put into our tree are drift to repair, and no reason to stop enforcing.
     """
     if root.handle == 0:
         return RootQdisc.DEFAULT
@@ -112,7 +114,7 @@ def owner(root: Root, classes: Mapping[int, ObservedClass]) -> RootQdisc:
 
 
 class _Places(Struct, frozen=True):
-    """Where in a class message the values of the wanted attributes are; 0 for one that is not there."""
+    """Offsets of the attribute values that we need in a class message; 0 for an absent one."""
 
     parms: int
     basic: int
@@ -124,14 +126,14 @@ class _Places(Struct, frozen=True):
 _KIND_HTB: Final = b"htb\0"
 
 _Known = dict[int, tuple[bytes, ObservedClass]]
-"""By minor, what a class's message held behind the handle, and what was made of it.
+"""By minor: the bytes of a class's message after the handle, and the class decoded from them.
 
-That a class of which nothing has changed is the same object is how a pass knows where there is nothing to do.
+An unchanged class stays the same object. Passes compare by identity, so they skip it.
 """
 
 
 def _find_places(message: memoryview) -> _Places | None:
-    """Walk a class message; None where it is not an htb class with all we need."""
+    """Find the offsets by a walk over a class message. Returns None if it is not an htb class with all we need."""
     kind = options = stats = (0, 0)
     for attribute, begin, end in attributes(message, HEADER.size + TCMSG.size, len(message)):
         match attribute:
@@ -151,20 +153,20 @@ def _find_places(message: memoryview) -> _Places | None:
     return _Places(parms, basic, queue, option.get(codec.TCA_HTB_RATE64, 0), option.get(codec.TCA_HTB_CEIL64, 0))
 
 
-_BEHIND_HANDLE: Final = HEADER.size + 12
+_AFTER_HANDLE: Final = HEADER.size + 12
 
 
 class _Layout:
-    """One shape of class message: what to unpack, and the headers that must be as they were in the first one."""
+    """The layout of class messages of one length: what to unpack, and the headers that must equal the first one's."""
 
     def __init__(self, message: memoryview, places: _Places) -> None:
-        """Raises ValueError where the attributes are in another order than the kernel writes them in."""
+        """Learn the layout from a first message. Raises ValueError if its attributes are in an unknown order."""
         self._wide = bool(places.rate64 or places.ceil64)
         code = "="
         position = 0
         for offset, field in (
             (HEADER.size + 12, "II"),  # parent, info
-            (places.parms - 4, "I"),  # an attribute's header, and then what is wanted of its value
+            (places.parms - 4, "I"),  # an attribute's header, then the fields of its value that we need
             (places.parms + _RATE_IN_PARMS, "I"),
             (places.parms + _CEIL_IN_PARMS, "I"),
             (places.parms + _QUANTUM_IN_PARMS, "I"),
@@ -174,7 +176,7 @@ class _Layout:
             (places.queue + _BACKLOG_IN_QUEUE, "I"),
         ):
             if offset < 0:
-                code += "0s0s"  # only one of the two is there: the other is unpacked as empty, which is false
+                code += "0s0s"  # only one of the two is present: the other is unpacked as b"", which is false
                 continue
             if offset < position:
                 raise ValueError(f"attribute at {offset} out of order")
@@ -183,12 +185,12 @@ class _Layout:
         self._numbers = struct.Struct(code)
         fields = self._numbers.unpack_from(message)
         self._headers = tuple(fields[index] for index in ((2, 6, 8, 10, 12) if self._wide else (2, 6, 8)))
-        # Length, type and flags in one; the sequence number, the port and the device make no difference; the handle.
-        self._message = struct.Struct(f"=Q16xI{len(message) - _BEHIND_HANDLE}s")
+        # Length, type and flags as one number; skip sequence number, port and device; the handle; the rest.
+        self._message = struct.Struct(f"=Q16xI{len(message) - _AFTER_HANDLE}s")
         (self._head, _, _) = self._message.unpack_from(message)
 
     def unpack(self, messages: memoryview, classes: dict[int, ObservedClass], known: _Known) -> int:
-        """Unpack messages as long as they have this shape; how many they were."""
+        """Unpack messages for as long as they have this layout. Returns how many did."""
         size = self._message.size
         decode = self._wide_class if self._wide else self._narrow_class
         count = 0
@@ -198,18 +200,18 @@ class _Layout:
             minor = handle - ROOT_HANDLE
             last = known.get(minor)
             if last is None or last[0] != rest:
-                seen = decode(minor, messages, count * size)
-                if seen is None:
+                observed = decode(minor, messages, count * size)
+                if observed is None:
                     break
-                if last is not None and last[1] == seen:
-                    seen = last[1]  # only what does not matter is another: padding, say, that some processors want
-                known[minor] = last = rest, seen
+                if last is not None and last[1] == observed:
+                    observed = last[1]  # only bytes that we do not use differ, such as padding: keep the object
+                known[minor] = last = rest, observed
             classes[minor] = last[1]
             count += 1
         return count
 
     def _narrow_class(self, minor: int, messages: memoryview, offset: int) -> ObservedClass | None:
-        """What the message there says; None where an attribute is not where it was in the first one."""
+        """Decode the message at an offset. Returns None if an attribute is not where it was in the first message."""
         unpacked = self._numbers.unpack_from(messages, offset)
         parent, info, parms, rate, ceil, quantum, basic, sent, queue, backlog = unpacked
         if (parms, basic, queue) != self._headers:
@@ -217,7 +219,7 @@ class _Layout:
         return _observed((minor, parent, info), (rate, ceil, quantum), sent, backlog)
 
     def _wide_class(self, minor: int, messages: memoryview, offset: int) -> ObservedClass | None:
-        """The same where a rate is 2^32 bytes/s or more: the 32-bit field then says 2^32-1."""
+        """Do the same for a rate of 2^32 bytes/s or more. Its 32-bit field is 2^32-1, the rate another attribute."""
         (parent, info, parms, rate, ceil, quantum, rate64, wide_rate, ceil64, wide_ceil,
          basic, sent, queue, backlog) = self._numbers.unpack_from(messages, offset)  # fmt: skip
         if (parms, rate64, ceil64, basic, queue) != self._headers:
@@ -228,7 +230,7 @@ class _Layout:
 def _observed(
     head: tuple[int, int, int], parms: tuple[int, int, int], sent_bytes: int, backlog_bytes: int
 ) -> ObservedClass:
-    """As core says it: rates in bit/s; no parent (TC_H_ROOT) is 0, and so is an inner class's quantum.
+    """Convert to core's units: rates in bit/s; 0 for no parent (TC_H_ROOT), and for an inner class's quantum.
 
     ``head``: minor, parent, info; ``parms``: rate, ceiling, quantum.
     """
@@ -247,7 +249,11 @@ def _observed(
 
 
 class _Datagram(Struct, frozen=True):
-    """One datagram of a dump, and what is in it."""
+    """One datagram of a dump, and the classes in it.
+
+    ``count``: how many class messages it has; more than ``classes`` if one is listed twice. ``end``: the offset of the
+    first message that is not an object.
+    """
 
     raw: bytes
     classes: dict[int, ObservedClass]
@@ -256,17 +262,18 @@ class _Datagram(Struct, frozen=True):
 
 
 class ClassDecoder:
-    """Decodes dumps of classes that were asked for with handle 1: as the parent. Keeps what it learnt."""
+    """Decodes dumps of the classes under handle 1:. It keeps layouts and classes from one dump to the next."""
 
     def __init__(self) -> None:
         self._layouts: dict[int, _Layout] = {}
         self._known: _Known = {}
         self.datagrams: list[_Datagram] = []
-        """Of the last whole dump, in the order in which they came; and all that was in them."""
+        """The datagrams of the last complete dump, in order."""
         self.classes: Mapping[int, ObservedClass] = {}
+        """All classes of that dump, by minor."""
 
     def keep(self, datagrams: list[_Datagram], classes: Mapping[int, ObservedClass]) -> None:
-        """Keep a whole dump, and forget what is known of classes that are not in it: they are gone."""
+        """Keep a complete dump, and drop remembered classes that are not in it."""
         self.datagrams, self.classes = datagrams, classes
         if len(self._known) > len(classes):
             self._known = {minor: self._known[minor] for minor in classes if minor in self._known}
@@ -274,8 +281,8 @@ class ClassDecoder:
     def decode(self, datagram: memoryview, classes: dict[int, ObservedClass]) -> tuple[int, int]:
         """Add the htb classes in a datagram to ``classes``.
 
-        Classes of other qdiscs are passed over. Returns how many classes there were, and the offset of the first
-        message that is no object. Raises TornDumpError where the kernel says the dump was interrupted.
+        Skips classes of other qdiscs. Returns how many htb classes there were, and the offset of the first message
+        that is not an object. Raises TornDumpError if the kernel says that the dump was interrupted.
         """
         position = 0
         found = 0
@@ -295,15 +302,15 @@ class ClassDecoder:
         return found, position
 
     def _walk(self, message: memoryview, classes: dict[int, ObservedClass]) -> int:
-        """Unpack one message by a walk over its attributes, and learn its layout for those that follow."""
+        """Unpack one message by a walk over its attributes, and keep its layout for those that follow."""
         places = _find_places(message)
         if places is None:
             return 0
         try:
             layout = _Layout(message, places)
         except ValueError:
-            seen = _unpack_by_places(message, places)
-            classes[seen.minor] = seen
+            observed = _unpack_by_places(message, places)
+            classes[observed.minor] = observed
         else:
             layout.unpack(message, classes, self._known)
             self._layouts[len(message)] = layout
@@ -326,14 +333,14 @@ def _unpack_by_places(message: memoryview, places: _Places) -> ObservedClass:
 
 
 def read_classes(netlink: NetlinkSocket, ifindex: int, decoder: ClassDecoder) -> Mapping[int, ObservedClass]:
-    """All classes under handle 1: of a device, by minor. Raises KernelError.
+    """Read all classes under handle 1: of a device, by minor. Raises KernelError.
 
-    A class that shows exactly what it showed at the last dump by this decoder is the same object; where all do, and
-    none came or went, the mapping is.
+    A class that is unchanged since the last dump by this decoder is the same object. If all are, and none was added or
+    removed, the mapping is the same object too.
 
-    The kernel lists classes bucket by bucket over several system calls, without a lock over the whole and without
-    NLM_F_DUMP_INTR for classes. A class listed twice gives a change away and makes us list again; one left out
-    does not. So absence from one dump is never proof that a class is gone.
+    The kernel lists classes bucket by bucket over several system calls. It holds no lock meanwhile, and does not set
+    NLM_F_DUMP_INTR for classes. A class that is listed twice shows that the list has changed, so it is read again. A
+    class that is left out cannot be noticed. So absence from one dump never proves that a class is gone.
     """
     request = TCMSG.pack(0, ifindex, 0, ROOT_HANDLE, 0)
     for _ in range(_DUMP_ATTEMPTS):
@@ -348,7 +355,7 @@ def read_classes(netlink: NetlinkSocket, ifindex: int, decoder: ClassDecoder) ->
 
 
 class _ClassDump:
-    """One dump under way."""
+    """A dump that is being received."""
 
     def __init__(self, decoder: ClassDecoder) -> None:
         self._decoder = decoder
@@ -357,7 +364,7 @@ class _ClassDump:
         self._all_same = True
 
     def take(self, datagram: memoryview) -> int:
-        """Consume one datagram, as :meth:`NetlinkSocket.dump_into` wants it."""
+        """Consume one datagram; see :meth:`NetlinkSocket.dump_into`."""
         raw = bytes(datagram)
         found = next(self._before, None)
         if found is None or found.raw != raw:
@@ -369,8 +376,8 @@ class _ClassDump:
         return found.end
 
     def is_whole(self) -> bool:
-        """At the end: whether none was listed twice; if so, all is left with the decoder."""
-        if self._all_same:  # as many, too: the last one says that it is
+        """Tell at the end whether no class was listed twice. If so, give the dump to the decoder to keep."""
+        if self._all_same:  # not fewer either: the last datagram, which ends the dump, is among them
             return True
         classes: dict[int, ObservedClass] = {}
         for datagram in self._datagrams:

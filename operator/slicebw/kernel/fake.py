@@ -1,7 +1,7 @@
 """A small kernel in memory, behind the same two ports as the real one, with faults on demand.
 
-Ships with the package so that whoever builds on the ports can test against them. One suite of tests runs over it and
-over the real kernel (tests/kernel/test_contract_*.py), so that the fake does not drift into a poor impression.
+It ships with the package, so that code that is built on the ports can be tested with it. One suite of tests runs over
+the fake and the real kernel (tests/kernel/test_contract_*.py), so that both behave alike.
 """
 
 from collections import deque
@@ -41,14 +41,14 @@ from slicebw.kernel.table_cache import TableCache, boot_ns
 
 
 class Fault(StrEnum):
-    """What goes wrong with a change."""
+    """How a change fails."""
 
     REFUSED = "refused"
-    """The kernel says no; nothing is changed, the other changes go on."""
+    """The kernel refuses the change. Later ones are carried out."""
     BEFORE = "before"
-    """The socket (or nft) fails before the change: KernelError, neither it nor any after it is carried out."""
+    """The socket (or nft) fails before the change. KernelError; neither it nor any later one is carried out."""
     AFTER = "after"
-    """The answer is lost after the change: KernelError, it holds all the same, none after it does."""
+    """The answer is lost after the change. KernelError; it is carried out, and no later one is."""
 
 
 @dataclass(slots=True)
@@ -59,11 +59,11 @@ class FakeDevice:
     root: RootQdisc = RootQdisc.DEFAULT
     root_kind: str = "noqueue"
     classes: dict[int, ObservedClass] = field(default_factory=dict)
-    shown: dict[int, ObservedClass] = field(default_factory=dict)
-    """What was read last; while nothing changes it is the same mapping."""
+    observed: dict[int, ObservedClass] = field(default_factory=dict)
+    """What was read last. While nothing changes, reads return this same mapping, as the real one does."""
 
     def lose_tree(self) -> None:
-        """Somebody deletes the root qdisc: all classes and their counters are gone."""
+        """Delete the root qdisc, as another program might: all classes and their counters are lost."""
         self.root, self.root_kind, self.classes = RootQdisc.DEFAULT, "noqueue", {}
 
 
@@ -78,26 +78,26 @@ class FakeShaper:
         self.torn_reads = 0
         """How many of the next reads fail."""
         self.faults: deque[tuple[type[TreeChange], Fault]] = deque()
-        """Each strikes once: the first one in line, at the next change of its kind."""
+        """Each takes effect once: the first in the queue, at the next change of its kind."""
         self.closed = False
 
     def read(self, device: str | None) -> ObservedTree:
-        """One complete dump. Raises UplinkError, and KernelError while ``torn_reads`` lasts."""
+        """Return the whole tree. Raises UplinkError, and KernelError while ``torn_reads`` is above 0."""
         name, found = self._find(device)
         if self.torn_reads > 0:
             self.torn_reads -= 1
             raise KernelError("the list of classes kept changing while it was read")
-        if found.shown != found.classes:
-            found.shown = dict(found.classes)
-        return ObservedTree(name, found.root, found.root_kind, found.shown, found.line_rate_bps)
+        if found.observed != found.classes:
+            found.observed = dict(found.classes)
+        return ObservedTree(name, found.root, found.root_kind, found.observed, found.line_rate_bps)
 
     def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
-        """Carry out changes in order; a failed one does not stop the others. Raises UplinkError, KernelError."""
-        del line_rate_bps  # bursts are nothing that can be read back
+        """Carry out changes in order. Returns the refused ones. Raises UplinkError, KernelError."""
+        del line_rate_bps  # it sets bursts, which are not read back
         _, found = self._find(device)
         failed = []
         for change in changes:
-            fault = self._strike(change)
+            fault = self._next_fault(change)
             if fault is Fault.BEFORE:
                 raise KernelError(f"{change}: the kernel did not answer in time")
             reason = "fault" if fault is Fault.REFUSED else _carry_out(found, change)
@@ -110,14 +110,14 @@ class FakeShaper:
         return failed
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Note that it was closed."""
         self.closed = True
 
     def send(self, minor: int, count: int, device: str | None = None) -> None:
         """Let a class send this many bytes."""
         _, found = self._find(device)
-        seen = found.classes[minor]
-        found.classes[minor] = replace(seen, sent_bytes=seen.sent_bytes + count)
+        before = found.classes[minor]
+        found.classes[minor] = replace(before, sent_bytes=before.sent_bytes + count)
 
     def _find(self, device: str | None) -> tuple[str, FakeDevice]:
         name = device or self.default_device
@@ -127,14 +127,14 @@ class FakeShaper:
             raise UplinkError(f"there is no device named {name}; there are {', '.join(self.devices)}")
         return name, self.devices[name]
 
-    def _strike(self, change: TreeChange) -> Fault | None:
+    def _next_fault(self, change: TreeChange) -> Fault | None:
         if self.faults and isinstance(change, self.faults[0][0]):
             return self.faults.popleft()[1]
         return None
 
 
 def _carry_out(device: FakeDevice, change: TreeChange) -> str | None:
-    """Do as the kernel does; why not, where it refuses."""
+    """Carry out a change as the kernel does. Returns why it refuses, or None."""
     match change:
         case CreateRoot():
             if device.root is not RootQdisc.DEFAULT:
@@ -158,17 +158,17 @@ def _change_class(classes: dict[int, ObservedClass], change: TreeChange) -> str 
                 return "File exists"
             classes[spec.minor] = _observed(spec, 0, spec.leaf_major)
         case ChangeClass(spec) | ResetTokens(spec):
-            seen = classes.get(spec.minor)
-            if seen is None:
+            before = classes.get(spec.minor)
+            if before is None:
                 return f"there is no class {classid(spec.minor)}"
-            leaf_major = spec.leaf_major if isinstance(change, ResetTokens) else seen.leaf_major
-            classes[spec.minor] = replace(_observed(spec, seen.sent_bytes, leaf_major), parent=seen.parent)
+            leaf_major = spec.leaf_major if isinstance(change, ResetTokens) else before.leaf_major
+            classes[spec.minor] = replace(_observed(spec, before.sent_bytes, leaf_major), parent=before.parent)
         case ReplaceLeafQdisc(minor, leaf_major):
             if minor not in classes:
                 return f"there is no class {classid(minor)}"
             classes[minor] = replace(classes[minor], leaf_major=leaf_major)
         case DeleteClass(minor):
-            if any(seen.parent == minor for seen in classes.values()):
+            if any(child.parent == minor for child in classes.values()):
                 return "HTB class in use"
             classes.pop(minor, None)
     return None
@@ -182,22 +182,23 @@ def _observed(spec: ClassSpec, sent_bytes: int, leaf_major: int) -> ObservedClas
 
 
 class FakeClassifier:
-    """The Classifier port in memory. ``table`` is what the kernel holds, None where there is no table.
+    """The Classifier port in memory. ``table`` is what the kernel has; None: no table.
 
-    What a test does to ``table`` is not heard: while the table is watched it is read after 10 s only.
+    A test that assigns to ``table`` causes no notification: while the table is watched, it is read again after 10 s.
     """
 
     def __init__(self, clock_ns: Callable[[], int] = boot_ns) -> None:
         self.table: NftTable | None = None
         self.applied: list[TableChange] = []
         self.faults: deque[Fault] = deque()
-        """Each strikes once, at the next change; REFUSED and BEFORE are the same here."""
+        """Each takes effect once, at the next change. REFUSED and BEFORE are the same here."""
         self.failing_reads = 0
+        """How many of the next reads fail."""
         self._cache = TableCache(clock_ns)
         self._wake: Callable[[], None] | None = None
 
     def read(self) -> NftTable:
-        """What the table holds, kept as the real one keeps it. Raises KernelError while ``failing_reads`` lasts."""
+        """Return the table, cached as the real one is. Raises KernelError while ``failing_reads`` is above 0."""
         return self._cache.get(self._read)
 
     def _read(self) -> NftTable:
@@ -207,8 +208,8 @@ class FakeClassifier:
         return self.table or NftTable(intact=False, present=False)
 
     def apply(self, change: TableChange) -> None:
-        """Carry out one change as one transaction: all of it or nothing. Raises KernelError."""
-        self._cache.distrust()
+        """Carry out one change as one transaction: all of it or none. Raises KernelError."""
+        self._cache.invalidate()
         fault = self.faults.popleft() if self.faults else None
         if fault in (Fault.BEFORE, Fault.REFUSED):
             raise KernelError("nft -f -: no answer")
@@ -218,25 +219,25 @@ class FakeClassifier:
             raise KernelError("nft -f -: no answer")
 
     def watch(self, wake: Callable[[], None]) -> None:
-        """From now on read the table again and call ``wake`` when somebody is heard to change it."""
+        """From now on keep the table that was read last, and call ``wake`` after a notification of a change."""
         self._wake = wake
         self._cache.start()
 
-    def distrust(self) -> None:
-        """Do not give the last answer again."""
-        self._cache.distrust()
+    def invalidate(self) -> None:
+        """Read the table again at the next call of :meth:`read`."""
+        self._cache.invalidate()
 
     def close(self) -> None:
-        """End watching."""
+        """Stop watching."""
         self._cache.stop()
         self._wake = None
 
     def spoil(self, *, heard: bool = False) -> None:
-        """Somebody puts a rule of their own into the table; ``heard``: the notification of it comes."""
+        """Add a foreign rule to the table, as another program might. ``heard``: with a notification."""
         if self.table is not None:
             self.table = replace(self.table, intact=False)
         if heard and self._wake is not None:
-            self._cache.distrust()
+            self._cache.invalidate()
             self._wake()
 
 
@@ -244,8 +245,8 @@ def _changed(table: NftTable | None, change: TableChange) -> NftTable | None:
     match change:
         case RemoveTable():
             return None
-        case ReplaceTable(wanted):
-            return NftTable(dict(wanted.slice_id_by_address), collapse(wanted.exempt_destinations))
+        case ReplaceTable(desired):
+            return NftTable(dict(desired.slice_id_by_address), collapse(desired.exempt_destinations))
         case UpdateTable():
             if table is None:
                 raise KernelError("No such file or directory; add element inet slicebw")

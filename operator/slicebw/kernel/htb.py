@@ -1,4 +1,4 @@
-"""The HTB tree of the node's uplink: read whole, changed in few system calls, every refusal on its change."""
+"""The HTB tree of the node's uplink: reads it whole, changes it in few system calls, and names each refused change."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -28,15 +28,15 @@ from slicebw.kernel.uplink import Link, Links
 from slicebw.kernel.watch import Watcher, watch_tree
 
 LINE_RATE_MAX_AGE_S: Final = 10.0
-"""A device is asked for its speed this often at most: some drivers ask their firmware, with rtnl locked."""
+"""A device's speed is read at most this often: some drivers ask their firmware, and hold the rtnl lock meanwhile."""
 
 
 @dataclass(slots=True)
 class _Device:
-    """What is remembered of a device, by its number; another device of the same name is another one."""
+    """What is remembered of a device. The key is its number: a new device of the same name is another one."""
 
     leaf_kind: LeafKind | None = None
-    """None until the kernel has accepted or refused fq_codel once."""
+    """The leaf qdisc that the kernel has; None until it has accepted or refused fq_codel once."""
     line_rate_bps: int | None = None
     line_rate_until_s: float = field(default=float("-inf"))
 
@@ -44,8 +44,8 @@ class _Device:
 class HtbShaper:
     """The Shaper port over netlink.
 
-    Sockets are opened at first use, in the network namespace of the thread that calls; all calls come from that one
-    thread. The class may be made in any other.
+    All calls come from one thread. Sockets are opened at first use, in that thread's network namespace, so the object
+    may be made in another thread.
     """
 
     def __init__(self) -> None:
@@ -58,9 +58,9 @@ class HtbShaper:
         self._watcher: Watcher | None = None
 
     def read(self, device: str | None) -> ObservedTree:
-        """One complete dump of ``device``, or of the default route's device where None.
+        """Read the whole tree of ``device``; None: the default route's device.
 
-        Where the root qdisc is not ours there are no classes in it. Raises UplinkError, KernelError.
+        If the root qdisc is not ours, the result has no classes. Raises UplinkError, KernelError.
         """
         netlink = self._socket()
         try:
@@ -86,10 +86,10 @@ class HtbShaper:
         return [link.name for link in self._links.all() if self._is_ours(link)]
 
     def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
-        """Carry out changes in order; a failed one does not stop the others. Raises UplinkError, KernelError.
+        """Carry out changes in order. Returns those that the kernel refused; they do not stop the others.
 
-        Nothing is changed under a root qdisc that does not bear our marks: where putting ours there fails, so does all
-        that follows. To delete a class that is gone, or a tree that is, is no failure.
+        Under a root qdisc that is not ours nothing is changed: if CreateRoot fails, so do all changes after it.
+        Deleting a class or a tree that does not exist is no failure. Raises UplinkError, KernelError.
         """
         link = self._links.find(device)
         root = self._root(link)
@@ -110,15 +110,15 @@ class HtbShaper:
         return failed + self._change_classes(link, waiting, line_rate_bps)
 
     def watch(self, wake: Callable[[], None]) -> None:
-        """From now on call ``wake``, from a thread of its own, when somebody else changes the tree or the uplink.
+        """From now on call ``wake``, from a thread of its own, when another program changes the tree or the uplink.
 
-        Somebody else: whoever does it by another socket than ours, a second HtbShaper too. Raises KernelError.
+        Any other socket counts as another program, also that of a second HtbShaper. Raises KernelError.
         """
         self._socket()
         self._watcher = watch_tree(self._own_ports, lambda: self._ifindex, wake)
 
     def close(self) -> None:
-        """Free sockets, end the watching thread. Leaves the kernel as it is."""
+        """Close sockets, and end the watching thread. Changes nothing in the kernel."""
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
@@ -140,7 +140,7 @@ class HtbShaper:
                 return False
             classes = read_classes(self._socket(), link.ifindex, self._decoder)
         except RefusedError:
-            return False  # it is gone, as pods' devices go
+            return False  # the device was removed meanwhile, as pods' devices often are
         return owner(root, classes) is RootQdisc.OURS
 
     def _root(self, link: Link) -> Root:
@@ -161,7 +161,7 @@ class HtbShaper:
         self, link: Link, root: Root, change: CreateRoot | RemoveRoot, line_rate_bps: int
     ) -> list[FailedChange]:
         if isinstance(change, RemoveRoot):
-            if root.handle == 0:
+            if root.handle == 0:  # the tree is gone already
                 return []
             if not may_be_ours(root):
                 return [FailedChange(change, f"the root qdisc of {link.name} is not ours: {root}")]
@@ -173,13 +173,13 @@ class HtbShaper:
         return []
 
     def _change_classes(self, link: Link, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
-        """Carry out changes below the root: one batch, but for the first leaf qdisc on a device."""
+        """Carry out changes below the root, in one batch. Until the device's leaf kind is known, split after leaves."""
         device = self._device(link)
         failed: list[FailedChange] = []
         start = 0
         if device.leaf_kind is None:
             while start < len(changes) and device.leaf_kind is None:
-                end = _behind_first_leaf(changes, start)
+                end = _after_first_leaf(changes, start)
                 failed += self._batch(link, changes[start:end], line_rate_bps, LeafKind.FQ_CODEL, learn=device)
                 start = end
         return failed + self._batch(link, changes[start:], line_rate_bps, device.leaf_kind or LeafKind.FQ_CODEL)
@@ -206,10 +206,10 @@ class HtbShaper:
         ]
 
     def _learn_leaf_kind(self, device: _Device, fallback: Message, last: int, refused: dict[int, Refusal]) -> None:
-        """Find out from the first leaf whether the kernel has fq_codel; where not, give that leaf a pfifo at once.
+        """Find out from the first leaf whether the kernel has fq_codel. If not, give that leaf a pfifo at once.
 
-        A kernel without fq_codel refuses with ENOENT, and so does one without the class: only a leaf that a pfifo
-        can be put under tells which it was.
+        The kernel refuses with ENOENT if it has no fq_codel, and also if the class does not exist. It was the first if
+        the class then accepts a pfifo.
         """
         if not refused:
             device.leaf_kind = LeafKind.FQ_CODEL
@@ -222,7 +222,8 @@ class HtbShaper:
             refused.clear()
 
 
-def _behind_first_leaf(changes: Sequence[TreeChange], start: int) -> int:
+def _after_first_leaf(changes: Sequence[TreeChange], start: int) -> int:
+    """Return the position after the first change, from ``start`` on, that makes a leaf qdisc; else the end."""
     for position in range(start, len(changes)):
         if _makes_leaf(changes[position]):
             return position + 1
@@ -240,7 +241,7 @@ def _makes_leaf(change: TreeChange) -> bool:
 
 
 def _reason(change: TreeChange, refused: dict[int, Refusal]) -> str | None:
-    """What to say of a refused change; None where what it wanted holds all the same."""
+    """Return why a change was refused; None if its aim is met nevertheless."""
     _, refusal = min(refused.items())
     missing = refusal.errno == errno.ENOENT
     match change:

@@ -1,7 +1,7 @@
-"""A netlink socket as small as slicebw needs: requests, dumps, and batches whose every refusal is known.
+"""A small netlink socket: single requests, dumps, and batches that report each refused message.
 
-Raw on purpose. A dump that the kernel marks as interrupted must be noticed (pyroute2 0.9 does not), a dump of
-8,000 classes must cost little more than receiving it, and a batch must name each message that failed.
+It is written here for three reasons. A dump that the kernel marks as interrupted must be noticed (pyroute2 0.9 does
+not), a dump of 8,000 classes must cost little more than receiving it, and a batch must name each message that failed.
 Sources: include/uapi/linux/netlink.h, net/netlink/af_netlink.c, Documentation/userspace-api/netlink/intro.rst.
 """
 
@@ -52,19 +52,20 @@ _NLA_TYPE_MASK: Final = 0x3FFF
 _BUFFER_BYTES: Final = 8 << 20
 _RECEIVE_BYTES: Final = 1 << 16
 CHUNK_BYTES: Final = 1 << 15
-"""A batch is sent in chunks of at most this many bytes, so that the answers fit in an unprivileged receive buffer."""
+"""A batch is sent in chunks of about this many bytes, so that the answers fit in an unprivileged receive buffer."""
 _DUMP_SEQUENCE: Final = 1
-"""Of every dump: so one that shows nothing new is, byte for byte, the one before it. Commands count on from 2."""
+"""The sequence number of every dump. It is constant so that an unchanged dump is equal byte for byte to the last one.
+Commands have numbers from 2 on."""
 _LAST_SEQUENCE: Final = 0xFFFFFFFF
 _ANSWER_TIMEOUT_S: Final = 30.0
 
 
 class TornDumpError(Exception):
-    """What is being listed changed while it was listed: list it again."""
+    """The objects changed while they were listed, or some were lost: list them again."""
 
 
 class Message(Struct, frozen=True, gc=False):
-    """One request: its type, its flags beside NLM_F_REQUEST, and what follows the netlink header."""
+    """One request: its type, its flags besides NLM_F_REQUEST, and the payload after the netlink header."""
 
     type: int
     flags: int
@@ -72,7 +73,7 @@ class Message(Struct, frozen=True, gc=False):
 
 
 class Refusal(Struct, frozen=True):
-    """Why the kernel refused a message: the errno, and the kernel's own words where it has any."""
+    """Why the kernel refused a message: the errno, and the kernel's explanation (extended ack) if it gave one."""
 
     errno: int
     detail: str = ""
@@ -91,7 +92,7 @@ class RefusedError(KernelError):
 
 
 def attributes(buffer: bytes | memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Walk attributes between two offsets: (type, offset of the value, offset behind it). Stops at nonsense."""
+    """Walk attributes between two offsets. Yields (type, start of the value, its end). Stops at a malformed one."""
     while start + ATTRIBUTE.size <= end:
         length, kind = ATTRIBUTE.unpack_from(buffer, start)
         if length < ATTRIBUTE.size or start + length > end:
@@ -101,12 +102,12 @@ def attributes(buffer: bytes | memoryview, start: int, end: int) -> Iterator[tup
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute: header, value, padding to four bytes."""
+    """Encode one attribute: header, value, padding to four bytes."""
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def text(value: bytes | memoryview) -> str:
-    """A NUL-terminated string attribute."""
+    """Decode the value of a NUL-terminated string attribute."""
     return bytes(value).split(b"\0", 1)[0].decode(errors="replace")
 
 
@@ -115,7 +116,7 @@ def _set_up(opened: socket.socket, groups: Sequence[int]) -> None:
     for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
             opened.setsockopt(socket.SOL_SOCKET, forced, _BUFFER_BYTES)
-        except PermissionError:  # not in the initial user namespace: as much as the sysctl allows
+        except PermissionError:  # not in the initial user namespace: take as much as the sysctl allows
             opened.setsockopt(socket.SOL_SOCKET, plain, _BUFFER_BYTES)
     for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
         opened.setsockopt(_SOL_NETLINK, option, 1)
@@ -128,7 +129,7 @@ class NetlinkSocket:
     """One netlink socket in the calling thread's network namespace. Not for use by two threads at once."""
 
     def __init__(self, protocol: int = NETLINK_ROUTE, groups: Sequence[int] = ()) -> None:
-        """Open, and join multicast groups by number. Raises KernelError."""
+        """Open the socket, and join multicast groups by number. Raises KernelError."""
         self._protocol = protocol
         self._groups = tuple(groups)
         self._sequence = _DUMP_SEQUENCE
@@ -143,10 +144,10 @@ class NetlinkSocket:
             raise KernelError(f"cannot open a netlink socket: {error.strerror}") from error
         self._socket = opened
         self.port: int = opened.getsockname()[0]
-        """The socket's netlink address; notifications carry that of the socket that caused them."""
+        """The socket's netlink address. A notification carries the address of the socket that caused it."""
 
     def fileno(self) -> int:
-        """The file descriptor, for select()."""
+        """Return the file descriptor, for poll()."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -154,7 +155,7 @@ class NetlinkSocket:
         self._socket.close()
 
     def receive(self) -> bytes:
-        """One datagram as it comes. Raises OSError; ENOBUFS means that some were lost."""
+        """Receive one datagram. Raises OSError; ENOBUFS means that some were lost."""
         return self._socket.recv(_RECEIVE_BYTES)
 
     def _send(self, kind: int, flags: int, payload: bytes, sequence: int) -> None:
@@ -162,7 +163,7 @@ class NetlinkSocket:
         self._socket.send(header + payload)
 
     def _number(self, messages: int) -> int:
-        """The first of this many sequence numbers in a row that were not used lately, and are no dump's."""
+        """Reserve this many consecutive sequence numbers, none of them a dump's. Returns the first."""
         if self._sequence + messages > _LAST_SEQUENCE:
             self._sequence = _DUMP_SEQUENCE
         first = self._sequence + 1
@@ -170,7 +171,7 @@ class NetlinkSocket:
         return first
 
     def get(self, kind: int, payload: bytes, what: str, flags: int = 0) -> memoryview | None:
-        """Ask for one object: its payload, or None where the kernel has it and keeps it to itself (a noop qdisc).
+        """Request one object. Returns its payload; None if the kernel acknowledges but sends nothing (a noop qdisc).
 
         ``what`` names the request in errors. Raises RefusedError, KernelError.
         """
@@ -183,7 +184,7 @@ class NetlinkSocket:
                 datagram = self.receive()
                 length, answer, _, answered, _ = HEADER.unpack_from(datagram)
                 if answered != sequence:
-                    continue  # an answer to a request that was given up
+                    continue  # a late answer to an earlier request that timed out
                 if answer != _NLMSG_ERROR:
                     found = memoryview(datagram)[HEADER.size : length]
                     continue
@@ -195,18 +196,20 @@ class NetlinkSocket:
             _give_up(what, error)
 
     def command(self, message: Message, what: str) -> None:
-        """Send one command and wait for its acknowledgement. Raises RefusedError, KernelError."""
+        """Send one command, and wait for its acknowledgement. Raises RefusedError, KernelError."""
         for refusal in self.batch([[message]], what)[0].values():
             raise RefusedError(what, refusal)
 
     def dump_into(self, kind: int, payload: bytes, what: str, consume: Callable[[memoryview], int]) -> None:
-        """Ask for all objects of a kind, and hand each datagram of whole messages to ``consume`` as it comes.
+        """Request all objects of a kind, and pass each datagram of whole messages to ``consume`` as it arrives.
 
         ``consume`` returns the offset of the first message that is not an object (type below
-        :data:`FIRST_OBJECT_TYPE`), or the datagram's length. The view is good for the call only. ``consume`` must
-        look for NLM_F_DUMP_INTR itself. Raises TornDumpError where the kernel lost some (ENOBUFS) or says the dump
-        was interrupted, KernelError otherwise. After any exception the next request is by a new socket, with another
-        port: all dumps bear one number, so what the kernel still has to say of this one would be taken for the next.
+        :data:`FIRST_OBJECT_TYPE`), or the datagram's length. Its view is valid only during the call. It must check
+        objects for NLM_F_DUMP_INTR itself.
+
+        Raises TornDumpError if the kernel lost messages (ENOBUFS) or says that the dump was interrupted, KernelError
+        otherwise. After any exception the next request uses a new socket with another port: all dumps have the same
+        sequence number, so the rest of this one would be taken for the next one's answer.
         """
         self._renew()
         try:
@@ -236,11 +239,11 @@ class NetlinkSocket:
             old.close()
 
     def batch(self, groups: Sequence[Sequence[Message]], what: str) -> list[dict[int, Refusal]]:
-        """Carry out groups of messages in order; per group, which of its messages were refused, and why.
+        """Carry out groups of messages in order. Returns per group its refused messages, by position, and why.
 
-        A group is never split over two system calls, and the kernel works through a whole call even where the
-        caller is killed meanwhile. Within a chunk nothing is acknowledged but refusals; a NOOP that asks for an
-        acknowledgement closes it. Raises KernelError where the socket itself fails.
+        A group is never split over two system calls, and the kernel finishes a call even if the caller is killed
+        meanwhile. In a chunk only refusals are answered; a NOOP that requests an acknowledgement ends it. Raises
+        KernelError if the socket itself fails.
         """
         self._renew()
         refusals: list[dict[int, Refusal]] = [{} for _ in groups]
@@ -259,7 +262,7 @@ class NetlinkSocket:
         return refusals
 
     def _chunk(self, messages: Sequence[Message], what: str) -> list[tuple[int, Refusal]]:
-        """One system call; the refused messages by their place in it."""
+        """Send messages in one system call. Returns the refused ones, by position."""
         first = sequence = self._number(len(messages) + 1)
         parts: list[bytes] = []
         for message in messages:
@@ -285,7 +288,7 @@ class NetlinkSocket:
 
 
 def _owner(groups: Sequence[Sequence[Message]], first: int, number: int) -> tuple[int, int]:
-    """The group, counted from the ``first`` on, that the number-th message is in, and its place there."""
+    """Return the group of a message, and its position there. ``number`` counts messages from the group ``first`` on."""
     while number >= len(groups[first]):
         number -= len(groups[first])
         first += 1
@@ -298,14 +301,14 @@ def _give_up(what: str, error: OSError) -> NoReturn:
 
 
 def _refusal(buffer: bytes | memoryview, position: int) -> Refusal | None:
-    """Decode a NLMSG_ERROR message; None is an acknowledgement. NETLINK_CAP_ACK: only the header is echoed."""
+    """Decode an NLMSG_ERROR message; None: it is an acknowledgement."""
     length, _, flags, _, _ = HEADER.unpack_from(buffer, position)
     (code,) = struct.unpack_from("=i", buffer, position + HEADER.size)
     if code == 0:
         return None
     detail = ""
     if flags & _NLM_F_ACK_TLVS:
-        start = position + HEADER.size + 4 + HEADER.size
+        start = position + HEADER.size + 4 + HEADER.size  # NETLINK_CAP_ACK: only the request's header is echoed
         for kind, begin, end in attributes(buffer, start, position + length):
             if kind == _NLMSGERR_ATTR_MSG:
                 detail = text(buffer[begin:end]).rstrip(".")
@@ -313,7 +316,10 @@ def _refusal(buffer: bytes | memoryview, position: int) -> Refusal | None:
 
 
 def _closes_dump(datagram: memoryview, position: int, what: str) -> bool:
-    """Whether a control message ends the dump. It may stand alone or, since Linux 6.9, behind the last objects."""
+    """Tell whether a control message ends the dump. It comes alone or, since Linux 6.9, after the last objects.
+
+    Raises TornDumpError if the dump was interrupted, RefusedError if it failed.
+    """
     while position + HEADER.size <= len(datagram):
         length, answer, flags, _, _ = HEADER.unpack_from(datagram, position)
         if flags & NLM_F_DUMP_INTR:

@@ -1,7 +1,7 @@
-"""Network namespaces of threads, and whether we may change what is in ours.
+"""Enters network namespaces, and checks whether this process may change traffic control in its own one.
 
-A network namespace belongs to a *thread*: sockets opened and processes started from it are in it too, and
-other threads are not (setns(2), CLONE_NEWNET).
+A network namespace belongs to a *thread*: sockets that it opens and processes that it starts are in it too, other
+threads are not (setns(2), CLONE_NEWNET).
 """
 
 import ctypes
@@ -18,9 +18,9 @@ _TCMSG_BYTES: Final = 20
 
 
 def enter(path: str) -> None:
-    """Put the calling thread into the network namespace at ``path`` (``/proc/<pid>/ns/net``, ``/run/netns/<name>``).
+    """Move the calling thread into the network namespace at ``path`` (``/proc/<pid>/ns/net``, ``/run/netns/<name>``).
 
-    Raises UsageError where there is no such path, it is not a network namespace, or CAP_SYS_ADMIN is missing.
+    Raises UsageError if the path does not exist or is not a network namespace, or if CAP_SYS_ADMIN is missing.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -48,11 +48,11 @@ def _setns(descriptor: int, path: str) -> None:
 
 
 def check_privileges() -> None:
-    """Make sure that this thread may change traffic control in its network namespace. Raises UsageError.
+    """Check that this thread may change traffic control in its network namespace. Raises UsageError.
 
-    Asks the kernel rather than reading CapEff, which says nothing about the namespace we stand in: rtnetlink
-    checks CAP_NET_ADMIN before anything else (net/core/rtnetlink.c, rtnetlink_rcv_msg), so a deletion on
-    device number 0, which never exists, is refused either way and tells the two apart.
+    CapEff would not tell, because it says nothing about the namespace that the thread is in. So this deletes a class on
+    device number 0, which never exists. The kernel refuses that in any case, but with EPERM if CAP_NET_ADMIN is
+    missing, which rtnetlink checks first (net/core/rtnetlink.c, rtnetlink_rcv_msg).
     """
     netlink = NetlinkSocket()
     try:

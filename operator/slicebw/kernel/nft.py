@@ -1,22 +1,23 @@
-"""The nftables table that puts every packet into its class, and how it is written and read.
+"""The nftables table that puts every packet into its class: renders it, reads it, and carries out changes by ``nft``.
 
-One table, ``inet slicebw``, whose one base chain stands in the postrouting hook at mangle priority: before source
-NAT, so a pod's address is still there, and on the way out of every device but lo. ``meta priority set`` names the
-HTB class; no tc filter is needed, and on devices without our tree it does nothing.
+The table is ``inet slicebw``. Its one base chain is in the postrouting hook at mangle priority: before source NAT, so
+that a pod's address is still in the packet, and on the way out of every device but lo. ``meta priority set`` names the
+HTB class. No tc filter is needed, and on devices without our tree the priority has no effect.
 
 Which packet goes where, in the order of the rules:
 
-* From a mapped address: the slice's class, standard or exempt by the destination. Whatever priority the pod gave
-  the packet is overwritten.
-* A priority that names one of our leaves already: it stays. That is a tunnel's outer packet (VXLAN, IPIP, GRE,
-  Geneve): the inner one passed here on the tunnel device, the encapsulated one passes again as the node's and still
-  carries the priority (net/ipv4/ip_tunnel_core.c, iptunnel_xmit). WireGuard clears it (wg_reset_packet), so under
-  it everything goes to default, where it can be seen. Only a process with CAP_NET_ADMIN on the node could set such a
-  priority itself; forwarding sets it anew from the TOS (net/ipv4/ip_forward.c) or it was cleared on leaving the
-  pod's namespace.
-* Without an input device: made on this node, so the host's. Needs Linux 5.7, which shows the postrouting hook the input
-  device of forwarded packets; unlike the source address, which a pod with CAP_NET_RAW may forge, it cannot be chosen.
-* Anything else: default's. So is the node's own neighbour discovery and IGMP, which do have an input device.
+* From a mapped address: the slice's class, standard or exempt by the destination. A priority that the pod has set is
+  overwritten.
+* With a priority that already names one of our leaves: that leaf. This is a tunnel's outer packet (VXLAN, IPIP, GRE,
+  Geneve). The inner packet passed this hook on the tunnel device; the outer one passes it again as the node's, and
+  still carries the priority (net/ipv4/ip_tunnel_core.c, iptunnel_xmit). WireGuard clears it (wg_reset_packet), so all
+  its traffic goes to default, where it is visible. Only a process with CAP_NET_ADMIN on the node could set such a
+  priority itself: a forwarded packet gets its priority from the TOS (net/ipv4/ip_forward.c), or it was cleared when the
+  packet left the pod's namespace.
+* Without an input device: made on this node, so the host's. This needs Linux 5.7, which shows the postrouting hook the
+  input device of forwarded packets. A pod cannot choose it, unlike the source address, which a pod with CAP_NET_RAW may
+  forge.
+* Any other: default's. This includes the node's own neighbor discovery and IGMP, which do have an input device.
 
 ARP and other packets that are not IP never come here; HTB puts them into its default class.
 """
@@ -61,7 +62,7 @@ _STANDARD: Final = TrafficClass.STANDARD
 _EXEMPT: Final = TrafficClass.EXEMPT
 
 _KNOWN_FINGERPRINTS: Final = frozenset({"9bae2c75eb00216e"})
-"""What :func:`fingerprint` makes of the table as rendered here, with the nft versions it was tried with (1.0.6)."""
+"""The :func:`fingerprint` of the table as rendered here, for the nft versions that were tested (1.0.6)."""
 
 _NFT_MSG_GETTABLE: Final = 10 << 8 | 1
 _NFT_MSG_GETGEN: Final = 10 << 8 | 16
@@ -70,12 +71,13 @@ _NFTA_GEN_ID: Final = 1
 _NFGENMSG_ANY: Final = bytes(4)
 _NFGENMSG_INET: Final = b"\x01\0\0\0"
 _REMEMBERED_PROCESSES: Final = 64
+"""How many of our last nft processes are remembered, to tell their notifications from those of other programs."""
 
 
-def render(wanted: NftTable) -> str:
-    """The whole table as one nft transaction that replaces whatever is there. Same input, same text."""
+def render(desired: NftTable) -> str:
+    """Return one nft transaction that replaces the whole table. The same input gives the same text."""
     lines = [
-        # Adding first makes deleting safe; both are in one transaction, so no packet passes without a table.
+        # Deleting an absent table would fail, so it is added first. All is one transaction: no packet passes between.
         f"add table inet {TABLE}",
         f"delete table inet {TABLE}",
         f"table inet {TABLE} {{",
@@ -84,12 +86,12 @@ def render(wanted: NftTable) -> str:
         for version in _FAMILIES:
             elements = [
                 f"{address} : {classid(leaf(traffic_class, slice_id))}"
-                for address, slice_id in sorted(wanted.slice_id_by_address.items())
+                for address, slice_id in sorted(desired.slice_id_by_address.items())
                 if _version(address) == version
             ]
             kind = f"type ipv{version}_addr : classid"
             lines += [f"\tmap {traffic_class}{version} {{", f"\t\t{kind}", *_elements(elements), "\t}"]
-    networks = sorted(collapse(wanted.exempt_destinations))
+    networks = sorted(collapse(desired.exempt_destinations))
     for version in _FAMILIES:
         elements = [network for network in networks if _version(network) == version]
         lines += [f"\tset {_destinations(version)} {{", f"\t\ttype ipv{version}_addr", "\t\tflags interval"]
@@ -110,7 +112,7 @@ def render(wanted: NftTable) -> str:
 
 
 def _version(text: str) -> int:
-    """Of an address or network in canonical text."""
+    """Return the IP version of an address or network in canonical text."""
     return 6 if ":" in text else 4
 
 
@@ -123,7 +125,7 @@ def _elements(elements: list[str]) -> list[str]:
 
 
 def _charge(traffic_class: TrafficClass) -> Iterator[str]:
-    """The rules that choose a class of one kind; see the module's text for why they are in this order."""
+    """Yield the rules that choose a class. The module docstring explains their order."""
     host = classid(leaf(traffic_class, HOST_ID))
     default = classid(leaf(traffic_class, DEFAULT_ID))
     for version, family in _FAMILIES.items():
@@ -135,7 +137,7 @@ def _charge(traffic_class: TrafficClass) -> Iterator[str]:
 
 
 def render_update(change: UpdateTable) -> str:
-    """Element changes as one nft transaction. Deletions come first, so an address can move from class to class."""
+    """Return changes of elements as one nft transaction. Deletions come first, so an address can change its class."""
     lines = []
     for verb, addresses, networks in (
         ("delete", [(address, None) for address in change.remove], change.exempt_remove),
@@ -160,7 +162,7 @@ def _element_command(verb: str, name: str, elements: list[str]) -> list[str]:
 
 
 def parse(listing: Mapping[str, Any]) -> NftTable:
-    """What ``nft -j list table`` shows. ``intact`` speaks for the elements here: whether we could have written them."""
+    """Parse the output of ``nft -j list table``. ``intact`` says whether slicebw could have written these elements."""
     slices: dict[TrafficClass, dict[str, int]] = {_STANDARD: {}, _EXEMPT: {}}
     networks: list[str] = []
     intact = True
@@ -178,7 +180,7 @@ def parse(listing: Mapping[str, Any]) -> NftTable:
             except (ValueError, TypeError, KeyError):
                 intact = False
     exempt_destinations = collapse(networks)
-    # Split otherwise than we would: the same destinations, but a later change of one of ours would not find it.
+    # Networks that could be merged cover the same destinations, but deleting one of ours later would not find it.
     intact &= len(exempt_destinations) == len(networks) and slices[_STANDARD] == slices[_EXEMPT]
     return NftTable(slices[_STANDARD], exempt_destinations, intact)
 
@@ -202,9 +204,9 @@ def _network(element: Any) -> str:
 
 
 def fingerprint(listing: Mapping[str, Any]) -> str:
-    """A digest of everything in the table but its elements: chains, rules in their order, maps and sets.
+    """Return a digest of everything in the table except elements and handles: chains, rules in order, maps, sets.
 
-    Handles are left out. Two tables are alike exactly where nft, of one version, lists them alike.
+    Digests can be compared only if the same version of nft made both listings.
     """
     things = []
     for entry in listing.get("nftables", ()):
@@ -215,13 +217,13 @@ def fingerprint(listing: Mapping[str, Any]) -> str:
 
 
 class NftClassifier:
-    """The Classifier port, by the ``nft`` program.
+    """The Classifier port over the ``nft`` program.
 
-    All calls come from one thread, those of :meth:`distrust` from any; nft runs in that thread's network namespace.
-    The class may be made in any other.
+    All calls but :meth:`invalidate` come from one thread. nft runs in that thread's network namespace, so the object
+    may be made in another thread.
 
     Args:
-        clock_ns: any clock that never jumps; it tells how old a kept answer is.
+        clock_ns: any clock that never jumps; it dates the table that is kept.
     """
 
     def __init__(self, clock_ns: Callable[[], int] = boot_ns) -> None:
@@ -230,29 +232,30 @@ class NftClassifier:
         self._watcher: Watcher | None = None
         self._cache = TableCache(clock_ns)
         self._listed: tuple[int, NftTable] | None = None
-        """What nft listed last, and the generation before it did."""
-        self._learnt: str | None = None
+        """The nftables generation before the last listing, and the table that was listed."""
+        self._learned: str | None = None
+        """The fingerprint of our table in this nft's listing, once we have written it."""
 
     def read(self) -> NftTable:
-        """What the table holds. Raises KernelError.
+        """Read the table. Raises KernelError.
 
-        The last answer is given again, without asking the kernel, for at most 10 s while the table is watched, until
-        somebody is heard to change it or we change it ourselves. Otherwise the kernel is asked for its generation,
-        and nft lists the table only if anybody has committed anything to nftables in this namespace since.
+        While the table is watched, the last answer is returned again without asking the kernel: for at most 10 s, and
+        until a notification of a change arrives or we change the table. Otherwise the kernel is asked for its
+        generation, and nft lists the table only if anything has been committed to nftables in this namespace since.
 
-        ``intact`` compares the whole table with how nft lists ours: a rule put in, taken out or changed, a chain or
-        set that is gone or new, a chain's hook or policy. Should this nft list it in a way not known, the way is
-        learnt when the table is next written, which on the first read of a new agent costs one more writing.
+        ``intact`` is False if anything differs from our table as nft lists it: an added, removed or changed rule, a
+        missing or additional chain or set, a chain's hook or policy. If this version of nft lists our table in an
+        unknown way, that is learned when the table is next written; a new agent then writes it once without need.
         """
         return self._cache.get(self._read)
 
     def apply(self, change: TableChange) -> None:
-        """Carry out one change as one transaction: all of it or nothing. Raises KernelError."""
-        self._cache.distrust()  # also where the change fails: it may hold all the same
+        """Carry out one change as one transaction: all of it or none. Raises KernelError."""
+        self._cache.invalidate()  # first: a change may take effect although nft fails
         match change:
-            case ReplaceTable(wanted):
+            case ReplaceTable(desired):
                 before = self._generation()
-                self._run("-f", "-", text=render(wanted))
+                self._run("-f", "-", text=render(desired))
                 self._learn(before)
             case UpdateTable():
                 self._run("-f", "-", text=render_update(change))
@@ -260,24 +263,24 @@ class NftClassifier:
                 self._run("-f", "-", text=f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
 
     def watch(self, wake: Callable[[], None]) -> None:
-        """From now on read the table again and call ``wake`` when somebody else changes it.
+        """From now on keep the table that was read last, and call ``wake`` when another program changes it.
 
         ``wake`` is called from a thread of its own. Raises KernelError.
         """
 
         def changed() -> None:
-            self._cache.distrust()
+            self._cache.invalidate()
             wake()
 
         self._watcher = watch_table(TABLE, self._own_processes, changed)
         self._cache.start()
 
-    def distrust(self) -> None:
-        """Do not give the last answer again, as if somebody were heard to change the table."""
-        self._cache.distrust()
+    def invalidate(self) -> None:
+        """Read the table again at the next call of :meth:`read`, as after a notification. Callable from any thread."""
+        self._cache.invalidate()
 
     def close(self) -> None:
-        """Free the socket, end the watching thread. Leaves the kernel as it is."""
+        """Close the socket, and end the watching thread. Changes nothing in the kernel."""
         self._cache.stop()
         if self._watcher is not None:
             self._watcher.close()
@@ -287,7 +290,7 @@ class NftClassifier:
             self._netlink = None
 
     def _read(self) -> NftTable:
-        # What is committed while nft lists raises the generation: then the next reading lists again.
+        # Before listing: a commit while nft lists raises the generation, so that the next read lists again.
         generation = self._generation()
         if self._listed is None or self._listed[0] != generation:
             self._listed = generation, self._list()
@@ -298,14 +301,14 @@ class NftClassifier:
             return NftTable(intact=False, present=False)
         listing = self._listing()
         found = parse(listing)
-        known = fingerprint(listing) in _KNOWN_FINGERPRINTS | {self._learnt}
+        known = fingerprint(listing) in _KNOWN_FINGERPRINTS | {self._learned}
         return replace(found, intact=found.intact and known)
 
     def _learn(self, before: int) -> None:
-        """Remember how nft lists the table just written, unless somebody else may have touched it meanwhile."""
+        """Remember how nft lists the table just written, unless another program may have changed it meanwhile."""
         listing = self._listing()
-        if self._generation() == before + 1:
-            self._learnt = fingerprint(listing)
+        if self._generation() == before + 1:  # ours was the only transaction
+            self._learned = fingerprint(listing)
 
     def _listing(self) -> dict[str, Any]:
         output = self._run("-j", "list", "table", "inet", TABLE)
@@ -327,13 +330,13 @@ class NftClassifier:
             raise
 
     def _generation(self) -> int:
-        """How many transactions this namespace's nftables has seen; the kernel counts them."""
+        """Return how many transactions were committed to this namespace's nftables. The kernel counts them."""
         answer = self._socket().get(_NFT_MSG_GETGEN, _NFGENMSG_ANY, "asking for the nftables generation")
         if answer is not None:
             for kind, begin, _ in attributes(answer, len(_NFGENMSG_ANY), len(answer)):
                 if kind == _NFTA_GEN_ID:
                     return int.from_bytes(answer[begin : begin + 4], "big")
-        raise KernelError("the kernel does not tell its nftables generation")
+        raise KernelError("the kernel does not report its nftables generation")
 
     def _socket(self) -> NetlinkSocket:
         if self._netlink is None:
@@ -341,7 +344,7 @@ class NftClassifier:
         return self._netlink
 
     def _run(self, *arguments: str, text: str = "") -> str:
-        """Run nft in the calling thread's network namespace; what it printed. Raises KernelError."""
+        """Run nft in the calling thread's network namespace. Returns its output. Raises KernelError."""
         command = [_NFT, *arguments]
         try:
             process = subprocess.Popen(
@@ -364,6 +367,6 @@ class NftClassifier:
 
 
 def _first_error(errors: str) -> str:
-    """What nft complains of, and the start of the line of ours that it points to."""
+    """Return nft's first error, and the start of the line of our input that it points to."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    return "; ".join(line[:100] for line in lines[:2]) or "failed without a word"
+    return "; ".join(line[:100] for line in lines[:2]) or "failed without an error message"

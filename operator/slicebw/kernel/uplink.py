@@ -1,7 +1,7 @@
-"""The node's uplink: the device named, or the one that carries the default route, and what it can carry.
+"""Finds the node's uplink (the named device, or that of the default route), and reads its speed.
 
-Everything is asked over netlink (pyroute2), never read from sysfs: a mounted /sys shows the network namespace of
-whoever mounted it, not ours.
+Everything is read over netlink (pyroute2), not from sysfs: a mounted /sys shows the network namespace of the process
+that mounted it, not ours.
 """
 
 import errno
@@ -21,9 +21,9 @@ _RTN_UNICAST: Final = 1
 _RTNH_F_DEAD: Final = 1
 _RTEXT_FILTER_SKIP_STATS: Final = 8
 _NO_SUCH_DEVICE: Final = frozenset({errno.ENODEV, errno.EINVAL, errno.ERANGE})
-"""How the kernel says that there is no device of a name, or can be none."""
+"""The kernel's answers if there is no device of a name, or the name is invalid."""
 _MADE_UP_SPEED_KINDS: Final = frozenset({"tun"})
-"""Kinds of device that report a speed nobody measured or negotiated: tun says 10 Mbit/s, whatever is under it."""
+"""Kinds of device whose reported speed means nothing: tun reports 10 Mbit/s, whatever is below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Link:
 
 
 class Links:
-    """Devices and routes of the network namespace of the thread that first uses it; for that thread only."""
+    """Reads devices and routes, in the network namespace of the thread that uses it first; for that thread only."""
 
     def __init__(self) -> None:
         self._route: IPRoute | None = None
@@ -44,9 +44,9 @@ class Links:
         self._last: Link | None = None
 
     def find(self, device: str | None) -> Link:
-        """The device named, or where None the one of the default route (:meth:`default_route_ifindex`).
+        """Return the named device; None: that of the default route (:meth:`default_route_ifindex`).
 
-        Raises UplinkError, in one line that lists the devices there are; KernelError.
+        Raises UplinkError, whose text lists the devices there are; KernelError.
         """
         if device is not None:
             return self._named(device)
@@ -68,18 +68,18 @@ class Links:
         return self._last
 
     def all(self) -> list[Link]:
-        """Every device of the namespace. Raises KernelError."""
+        """Return every device of the namespace. Raises KernelError."""
         try:
             return [_link(message) for message in self._netlink().get_links()]
         except NetlinkError as error:
             raise KernelError(f"listing devices: {error}") from error
 
     def default_route_ifindex(self) -> int | None:
-        """The device of the IPv4 default route with the lowest metric, else of the IPv6 one; None where there is none.
+        """Return the device of the IPv4 default route with the lowest metric, else of the IPv6 one; None without any.
 
         Only the main routing table counts, and only unicast routes to 0.0.0.0/0 or ::/0. Of a multipath (ECMP) route
-        it is the first next hop that is not dead: slicebw shapes one device, so on a node with several uplinks in use
-        at once the others go unshaped, and the device should be named instead.
+        the first next hop that is not dead counts. slicebw shapes one device: on a node that uses several uplinks at
+        once the others are not shaped, and the device should be named instead.
         """
         for family in (socket.AF_INET, socket.AF_INET6):
             routes = sorted(self._default_routes(family), key=lambda route: route[0])
@@ -88,7 +88,7 @@ class Links:
         return None
 
     def line_rate_bps(self, link: Link) -> int | None:
-        """What a device says it can carry, in bit/s, or None where it does not say (virtio, tunnels, no carrier)."""
+        """Return the speed that a device reports, in bit/s; None if it reports none (virtio, tunnels, no carrier)."""
         if link.kind in _MADE_UP_SPEED_KINDS:
             return None
         if self._ethtool is None:
@@ -100,7 +100,7 @@ class Links:
         return megabits * 1_000_000 if megabits else None
 
     def close(self) -> None:
-        """Free the sockets."""
+        """Close the sockets."""
         for opened in (self._route, self._ethtool):
             if opened is not None:
                 opened.close()
@@ -124,7 +124,7 @@ class Links:
         return ", ".join(link.name for link in self.all())
 
     def _default_routes(self, family: int) -> Iterator[tuple[int, int]]:
-        """(metric, device number) of each default route, in the kernel's order."""
+        """Yield (metric, device number) of each default route, in the kernel's order."""
         try:
             routes = list(self._netlink().get_default_routes(family=family))
         except NetlinkError as error:
@@ -138,7 +138,7 @@ class Links:
 
 
 def _name(ifindex: int) -> str | None:
-    """The name of a device now: a hundredth of what it takes to ask for all that is known of it."""
+    """Return the present name of a device. This takes a hundredth of the time of reading the whole device."""
     try:
         return socket.if_indextoname(ifindex)
     except OSError:
@@ -146,7 +146,7 @@ def _name(ifindex: int) -> str | None:
 
 
 def _next_hop(route: Any) -> int | None:
-    """The device of a route's (first living) next hop."""
+    """Return the device of a route's next hop; of several, the first that is not dead."""
     hops = route.get("multipath") or ()
     living = (hop["oif"] for hop in hops if not hop["flags"] & _RTNH_F_DEAD)
     found: int | None = next(living, None) if hops else route.get("oif")

@@ -1,9 +1,9 @@
-"""Hears when somebody else changes what slicebw holds, so that drift is repaired at once and not at the next pass.
+"""Watches for changes that other programs make to slicebw's tree or table, so that drift is repaired at once.
 
-The kernel tells everyone who joined a multicast group about every change, with the netlink address (port id) of the
-socket that asked for it. Changes of our own are passed over by that: otherwise every pass that changes something
-would be followed by another one at once, for ever on a node where a cap moves from pass to pass. Asking for a root
-qdisc is announced too, likewise with our address (net/sched/sch_api.c, qdisc_get_notify).
+The kernel notifies the members of a multicast group of every change, with the netlink address (port id) of the socket
+that requested it. By that address our own changes are ignored: otherwise every pass that changes something would be
+followed by another one at once, endlessly on a node where a cap moves from pass to pass. Reading a root qdisc causes a
+notification too, also with our address (net/sched/sch_api.c, qdisc_get_notify).
 """
 
 import errno
@@ -20,7 +20,7 @@ from slicebw.kernel.netlink import HEADER, NETLINK_NETFILTER, NETLINK_ROUTE, Net
 log = logging.getLogger(__name__)
 
 Concerns = Callable[[memoryview], bool]
-"""Whether one message, header included, is about something of ours that somebody else changed."""
+"""Tells whether a message, header included, is about a change that another program made to something of ours."""
 
 _RTNLGRP_LINK: Final = 1
 _RTNLGRP_TC: Final = 4
@@ -41,10 +41,10 @@ _NFTA_TABLE: Final = 1  # the table's name, in messages about tables, chains, ru
 
 
 class Watcher:
-    """A thread that waits for notifications and calls ``wake`` for those that concern us, from that thread.
+    """A thread that receives notifications, and calls ``wake`` for those that concern us.
 
-    The socket is opened here, so it is of the calling thread's network namespace. Lost notifications (ENOBUFS) wake
-    too: something changed. Raises KernelError where the groups cannot be joined.
+    The socket is opened by the constructor, so it is in the calling thread's network namespace. The constructor raises
+    KernelError if the groups cannot be joined.
     """
 
     def __init__(self, protocol: int, groups: Collection[int], concerns: Concerns, wake: Callable[[], None]) -> None:
@@ -56,7 +56,7 @@ class Watcher:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and wait for it. Must not be called from ``wake``."""
+        """End the thread, and wait until it has ended. Must not be called from ``wake``."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
         self._netlink.close()
@@ -73,12 +73,12 @@ class Watcher:
             try:
                 datagram = memoryview(self._netlink.receive())
             except TimeoutError:
-                continue  # poll was mistaken
+                continue  # a spurious wakeup of poll()
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    log.error("notifications ended, drift is found at the next pass: %s", error.strerror)
+                    log.error("no notifications any more, drift is found at the next pass: %s", error.strerror)
                     return
-                self._wake()
+                self._wake()  # notifications were lost, so anything may have changed
                 continue
             if any(self._concerns(message) for message in _messages(datagram)):
                 self._wake()
@@ -97,11 +97,11 @@ def _messages(datagram: memoryview) -> list[memoryview]:
 
 
 def watch_tree(own_ports: Collection[int], ifindex: Callable[[], int | None], wake: Callable[[], None]) -> Watcher:
-    """Wake on changes by others to qdiscs and classes of a device, to the device itself, and to default routes.
+    """Wake on other programs' changes to a device, its qdiscs and classes, and to default routes.
 
     Args:
-        own_ports: netlink addresses of the sockets by which we change things; read at each notification.
-        ifindex: the device's number now, or None while it is not known: then every device counts.
+        own_ports: netlink addresses of our sockets, whose changes are ignored; read at each notification.
+        ifindex: returns the device's number, or None while it is not known: then every device counts.
         wake: called from the watcher's thread.
     """
 
@@ -120,12 +120,12 @@ def watch_tree(own_ports: Collection[int], ifindex: Callable[[], int | None], wa
 
 
 def watch_table(table: str, own_ports: Collection[int], wake: Callable[[], None]) -> Watcher:
-    """Wake on changes by others to an nftables table of this name, of whatever family.
+    """Wake on other programs' changes to an nftables table of this name, of any family.
 
     Args:
         table: the table's name.
-        own_ports: netlink addresses of the processes by which we change it (nft's is its process id, or, where
-            that is taken, another number: then one of our own changes wakes us once for nothing).
+        own_ports: netlink addresses of our nft processes, whose changes are ignored. Such an address is the process id,
+            or another number if that is taken: then a change of our own wakes us once for nothing.
         wake: called from the watcher's thread.
     """
 

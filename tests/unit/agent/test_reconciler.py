@@ -189,7 +189,7 @@ def test_a_change_that_fails_is_made_on_a_later_pass_and_the_others_now(world: W
 def test_a_table_that_cannot_be_read_does_not_keep_a_cap_from_being_set(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.classifier.distrust()
+    world.classifier.invalidate()
     world.classifier.failing_reads = 1
     world.shaper.send(STANDARD, 90 * M)
     with caplog.at_level(logging.ERROR):

@@ -366,7 +366,7 @@ class World:
         classes = dict(reversed(self.device.classes.items())) if how % 3 == 2 else dict(self.device.classes)
         if how % 3:
             classes = {minor: _copy(seen) for minor, seen in classes.items()}
-        self.device.classes, self.device.shown = classes, dict(classes)
+        self.device.classes, self.device.observed = classes, dict(classes)
 
     def alter_table(self, which: int, how: int, value: int) -> None:
         """Another program changes the nftables table, removes it, or does something to its rules."""

@@ -63,24 +63,24 @@ def test_when_notifications_end_every_call_reads(kernel: Kernel) -> None:
 
 
 def test_distrust_makes_one_reading(kernel: Kernel) -> None:
-    kernel.cache.distrust()
+    kernel.cache.invalidate()
     assert kernel.get() is kernel.get()
     assert kernel.readings == 2
 
 
 def test_distrust_during_a_reading_makes_another_one(kernel: Kernel) -> None:
     def read() -> NftTable:
-        kernel.cache.distrust()
+        kernel.cache.invalidate()
         return kernel.read()
 
-    kernel.cache.distrust()
+    kernel.cache.invalidate()
     kernel.cache.get(read)
     kernel.get()
     assert kernel.readings == 3
 
 
 def test_after_a_reading_that_failed_the_next_call_reads(kernel: Kernel) -> None:
-    kernel.cache.distrust()
+    kernel.cache.invalidate()
     kernel.failing = True
     with pytest.raises(KernelError):
         kernel.get()
