@@ -258,7 +258,7 @@ def test_two_controllers_and_a_restart_write_nothing_more(cluster: Cluster, star
     third = start(status_interval_s=0.1)
     eventually(third.feed.synced)
     throughout(lambda: version() == settled, 2.0)
-    assert third.loop.counts.writes == 0
+    assert third.loop.stats.writes == 0
 
 
 def test_a_status_changed_by_another_hand_is_put_right(cluster: Cluster, start: Start, namespace: str) -> None:

@@ -15,20 +15,20 @@ class ControllerMetrics:
         self._feed, self._loop = feed, loop
 
     def collect(self) -> Iterator[Metric]:
-        """All metric families. Callable from any thread."""
-        counts, locations = self._loop.counts, self._loop.locations
+        """Give all metric families. Callable from any thread."""
+        stats = self._loop.stats
         for name, text, value in (
-            ("status_writes", "Statuses of SliceBandwidths written.", counts.writes),
-            ("failed_status_writes", "Statuses that could not be written; they are tried again.", counts.failed_writes),
-            ("pod_lists", "Lists made of the pods of one namespace.", locations.lists),
-            ("listed_pods", "Pods in these lists.", locations.listed_pods),
-            ("removed_usages", "BandwidthUsages removed of nodes that are gone.", counts.removed_usages),
-            ("failed_steps", "Rounds of the loop, or slices in them, that failed with an error.", counts.failures),
+            ("status_writes", "Statuses of SliceBandwidths that were written.", stats.writes),
+            ("failed_status_writes", "Statuses that could not be written; they are retried.", stats.failed_writes),
+            ("pod_lists", "Times that the pods of one namespace were listed.", stats.pod_lists),
+            ("listed_pods", "Pods in these lists.", stats.listed_pods),
+            ("removed_usages", "BandwidthUsages removed: node gone, or period long over.", stats.removed_usages),
+            ("failed_steps", "Steps of the loop, or slices in them, that failed with an error.", stats.failures),
         ):
             yield CounterMetricFamily(f"slicebw_controller_{name}", text, value)
         for name, text, known in (
             ("slices", "SliceBandwidths in the cluster.", self._feed.known_slices()),
             ("usages", "BandwidthUsages in the cluster.", self._feed.known_usages()),
-            ("waiting_statuses", "SliceBandwidths whose status may not be up to date.", self._loop.waiting),
+            ("waiting_statuses", "SliceBandwidths whose status may be out of date.", self._loop.waiting),
         ):
             yield GaugeMetricFamily(f"slicebw_controller_{name}", text, known)

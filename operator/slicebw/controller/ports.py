@@ -1,4 +1,4 @@
-"""The controller's ports: what its loop needs of the cluster. Small, so that a test can stand in for it."""
+"""The controller's ports: what its loop reads of the cluster, and what it does to it. A test fakes both."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -10,52 +10,53 @@ from slicebw.core.ledger import PendingEvent
 
 
 class ClusterFeed(Protocol):
-    """What is known of the cluster; cheap, and callable from any thread."""
+    """What is known of the cluster. All calls answer from memory, from any thread."""
 
     def synced(self) -> bool:
-        """Whether complete lists of SliceBandwidths and BandwidthUsages have been seen. Nothing is known before."""
+        """Tell whether all SliceBandwidths and BandwidthUsages have been listed once. Nothing is known before."""
         ...
 
     def changed(self) -> frozenset[SliceKey]:
-        """Slices of which anything changed since the last call, their usages included."""
+        """Return the slices that changed since the last call. A change of a slice's usages counts."""
         ...
 
     def slice_record(self, key: SliceKey) -> SliceRecord | None:
-        """One SliceBandwidth, None where there is none (any more)."""
+        """Return a SliceBandwidth; None if it does not exist (any more)."""
         ...
 
     def slices_in(self, namespace: str) -> Sequence[SliceRecord]:
-        """All SliceBandwidths of one namespace."""
+        """Return all SliceBandwidths of one namespace."""
         ...
 
     def usages_of(self, key: SliceKey) -> Sequence[UsageRecord]:
-        """All usages of one slice."""
+        """Return all usages of one slice."""
         ...
 
     def usages(self) -> Iterable[UsageRecord]:
-        """All usages of all slices."""
+        """Return all usages of all slices."""
         ...
 
     def known_slices(self) -> int:
-        """How many SliceBandwidths are known."""
+        """Return the number of known SliceBandwidths."""
         ...
 
     def known_usages(self) -> int:
-        """How many BandwidthUsages are known."""
+        """Return the number of known BandwidthUsages."""
         ...
 
     def nodes(self) -> frozenset[str] | None:
-        """The names of all Nodes, None before a complete list of them has been seen."""
+        """Return the names of all Nodes; None before a complete list of them has been read."""
         ...
 
 
 class ClusterWriter(Protocol):
-    """What is done to the cluster. Waits for the API server, for a bounded time."""
+    """What is done to the cluster. Each call waits for the API server, for a bounded time."""
 
     def write(self, statuses: Mapping[SliceKey, tuple[SliceStatus, str]]) -> Mapping[SliceKey, str]:
-        """Write statuses, and say which could not be written, and why. A slice that is gone counts as written.
+        """Write statuses. Returns the slices whose status could not be written, with the reason.
 
-        With each goes the version of the object that it was made for: over any other one it is not written.
+        Each status comes with the resourceVersion of the object that it was made for, and is written over no other
+        one. A slice that is gone counts as written.
         """
         ...
 
@@ -64,16 +65,16 @@ class ClusterWriter(Protocol):
         ...
 
     def pods(self, namespace: str) -> Mapping[str, Sequence[Pod]] | str | None:
-        """The pods of a namespace by node, as they are now (no older than the call).
+        """Return the pods of a namespace by node, as they are now (no older than the call).
 
-        A text says why the API server refuses to tell; None: it does not answer, try again.
+        Returns the API server's message if it refuses the list, and None if it does not answer: then retry.
         """
         ...
 
     def node_exists(self, name: str) -> bool | None:
-        """Ask the API server itself whether there is such a Node; None where it does not say."""
+        """Ask the API server itself whether a Node exists; None if it does not say."""
         ...
 
     def delete_usage(self, namespace: str, name: str, uid: str) -> bool:
-        """Delete a BandwidthUsage, only if it is still the very object; whether it is gone."""
+        """Delete a BandwidthUsage, only if it still has this uid. Returns whether it is gone."""
         ...

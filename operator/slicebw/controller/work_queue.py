@@ -1,7 +1,7 @@
-"""A queue of keys to reconcile, now or later, as controller-runtime's priority queue has it.
+"""A queue of keys to reconcile, now or later, like controller-runtime's priority queue.
 
-It holds keys and no events: whoever takes a key looks at the current state of its object. So a key stands in the queue
-at most once, however often it is added, and nothing is lost if many changes come at once.
+It holds keys, not events: whoever takes a key reads the current state of its object. So a key is in the queue at most
+once, however often it is added, and many changes at once cost one reconciliation.
 """
 
 import itertools
@@ -14,12 +14,13 @@ from typing import Final, Generic, TypeVar
 K = TypeVar("K")
 
 Priority = tuple[int, float]
-"""Of keys that are ready, the one with the lowest priority is taken first; of equal ones, the first that was ready."""
+"""The ready key with the lowest priority is taken first; among equal ones, the one that was ready first."""
 
 NORMAL: Final[Priority] = (0, 0.0)
 LAST: Final[Priority] = (sys.maxsize, 0.0)
 
 SPARE_ENTRIES: Final = 64
+"""Replaced entries that the heaps may hold in any case before they are cleaned."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,19 +37,20 @@ class WorkQueue(Generic[K]):
     """
 
     def __init__(self) -> None:
-        """Be empty."""
+        """Start empty."""
         self._entries: dict[K, _Entry[K]] = {}
-        # The heaps also hold entries that were replaced since; an entry counts only while `_entries` has that very one.
+        # Removing from the middle of a heap is expensive: replaced entries stay there and are skipped when they come
+        # up. An entry counts only while `_entries` has that very one.
         self._delayed: list[tuple[float, int, _Entry[K]]] = []
         self._ready: list[tuple[Priority, int, _Entry[K]]] = []
         self._sequence = itertools.count()
 
     def __len__(self) -> int:
-        """How many keys wait, ready or not. Callable from any thread."""
+        """The number of keys in the queue, ready or not. Callable from any thread."""
         return len(self._entries)
 
     def __contains__(self, key: K) -> bool:
-        """Whether the key waits, ready or not."""
+        """Whether the key is in the queue, ready or not."""
         return key in self._entries
 
     def add(self, key: K, now_s: float, priority: Priority = NORMAL) -> None:
@@ -56,7 +58,10 @@ class WorkQueue(Generic[K]):
         self.add_after(key, 0.0, now_s, priority)
 
     def add_after(self, key: K, after_s: float, now_s: float, priority: Priority = NORMAL) -> None:
-        """Make a key ready in ``after_s`` seconds. One that waits already keeps the earlier time and lower priority."""
+        """Make a key ready in ``after_s`` seconds.
+
+        Of a key that is in the queue already, the earlier time and the lower priority count.
+        """
         ready_s = now_s + max(0.0, after_s)
         held = self._entries.get(key)
         if held is not None:
@@ -69,7 +74,7 @@ class WorkQueue(Generic[K]):
             self._drop_replaced()
 
     def discard(self, key: K) -> None:
-        """Remove a key, if it is there."""
+        """Remove a key, if it is in the queue."""
         self._entries.pop(key, None)
 
     def get(self, now_s: float, below: Priority = LAST) -> K | None:
@@ -86,7 +91,10 @@ class WorkQueue(Generic[K]):
         return None
 
     def wait_s(self, now_s: float) -> float:
-        """Seconds until another key is ready than those that :meth:`get` has left; infinity if there is none."""
+        """Return the seconds until the next delayed key is ready; infinity if there is none.
+
+        Keys that :meth:`get` has found ready and left, because of their priority, do not count.
+        """
         while self._delayed and not self._holds(self._delayed[0][-1]):
             heappop(self._delayed)
         return max(0.0, self._delayed[0][0] - now_s) if self._delayed else math.inf

@@ -9,7 +9,8 @@ from slicebw import __version__
 from slicebw.agent.metrics import AgentMetrics
 from slicebw.cli.exposition import ApiMetrics, BuildInfo, page
 from slicebw.controller.metrics import ControllerMetrics
-from slicebw.controller.status_loop import Counts, StatusLoop
+from slicebw.controller.stats import Stats
+from slicebw.controller.status_loop import StatusLoop
 from slicebw.kube.api_health import ApiHealth
 from tests.support.processes import ROOT
 from tests.unit.agent.test_reconciler import World
@@ -24,11 +25,11 @@ class Reports:
     waiting, writes = 0, 0
 
 
-def controller_metrics(counts: Counts) -> ControllerMetrics:
+def controller_metrics(stats: Stats) -> ControllerMetrics:
     """Of a controller that has done this much."""
     cluster = Cluster()
     loop = StatusLoop(cluster, cluster)
-    loop.counts = counts
+    loop.stats = stats
     return ControllerMetrics(cluster, loop)
 
 
@@ -55,7 +56,7 @@ def test_the_document_and_the_code_know_the_same_metrics(tmp_path: Path) -> None
     health.failed("internal", "something", LookupError())
     collectors = (
         AgentMetrics(lambda: world.reconciler, Reports()),
-        controller_metrics(Counts()),
+        controller_metrics(Stats()),
         ApiMetrics(health),
         BuildInfo(),
     )
@@ -73,7 +74,7 @@ def test_how_long_the_api_server_is_away_is_told() -> None:
 
 
 def test_two_pages_share_nothing() -> None:
-    first, second = page(controller_metrics(Counts(writes=1))), page(controller_metrics(Counts(writes=2)))
+    first, second = page(controller_metrics(Stats(writes=1))), page(controller_metrics(Stats(writes=2)))
     assert b"status_writes_total 1.0" in first("")[1]
     assert b"status_writes_total 2.0" in second("")[1]
     assert f'slicebw_build_info{{version="{__version__}"}} 1.0'.encode() in first("")[1]

@@ -1,6 +1,6 @@
 """Which BandwidthUsages the loop removes."""
 
-from slicebw.controller.status_loop import OVER_GRACE_S
+from slicebw.controller.dead_usages import GRACE_S
 from tests.support.reports import DAY_S, usage_report
 from tests.unit.controller.cluster import NAMESPACE, Clocked, World
 
@@ -45,7 +45,7 @@ def test_nothing_is_removed_before_all_nodes_were_listed(world: World, clocked: 
 def test_a_usage_without_an_owner_stays_until_its_period_is_long_over(world: World, clocked: Clocked) -> None:
     world.node_names = set()
     world.report("n1", usage_report(NAMESPACE, period_end_s=int(world.wall_s) + 1000), owned=False)
-    clocked.after(1000.0 + OVER_GRACE_S)
+    clocked.after(1000.0 + GRACE_S)
     assert world.deleted == []
     clocked.after(60.0)
     assert world.deleted == ["codeen.n1"]
@@ -58,5 +58,5 @@ def test_a_usage_that_is_still_reported_stays_whatever_its_period(world: World, 
     world.report("n1", long_over, reported_at_s=int(world.wall_s))
     clocked.after(60.0)
     assert world.deleted == []
-    clocked.after(OVER_GRACE_S)
+    clocked.after(GRACE_S)
     assert world.deleted == ["codeen.n1"]

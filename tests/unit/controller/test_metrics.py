@@ -1,15 +1,17 @@
 from slicebw.controller.metrics import ControllerMetrics
-from slicebw.controller.status_loop import Counts, StatusLoop
+from slicebw.controller.stats import Stats
+from slicebw.controller.status_loop import StatusLoop
 from tests.unit.controller.cluster import World
 
 
-def test_every_count_of_the_loop_is_a_metric() -> None:
+def test_every_count_of_the_stats_is_a_metric() -> None:
     world = World()
     world.apply()
     world.report("n1")
     loop = StatusLoop(world, world)
     loop.step()
-    loop.counts = Counts(writes=1, failed_writes=2, removed_usages=3, failures=4)
+    assert loop.stats == Stats(writes=1, pod_lists=1, listed_pods=1)
+    loop.stats.failed_writes, loop.stats.removed_usages, loop.stats.failures = 2, 3, 4
     samples = [sample for family in ControllerMetrics(world, loop).collect() for sample in family.samples]
     assert {sample.name.removeprefix("slicebw_controller_"): sample.value for sample in samples} == {
         "status_writes_total": 1,

@@ -99,7 +99,7 @@ def test_a_write_that_fails_is_made_later(world: World, clocked: Clocked) -> Non
     world.away = True
     clocked.after(1.0)
     clocked.after(5.0)
-    assert clocked.loop.counts.failed_writes == 2
+    assert clocked.loop.stats.failed_writes == 2
     world.away = False
     clocked.after(5.0)
     assert world.writes == [CODEEN]
@@ -124,7 +124,7 @@ def test_a_step_that_raises_is_counted_and_the_loop_goes_on(world: World, clocke
 
     world.synced = fail  # type: ignore[method-assign]
     loop.run()
-    assert loop.counts.failures == 1
+    assert loop.stats.failures == 1
 
 
 def test_a_slice_that_cannot_be_reconciled_is_tried_again_and_no_other_waits_for_it(
@@ -143,10 +143,10 @@ def test_a_slice_that_cannot_be_reconciled_is_tried_again_and_no_other_waits_for
     clocked.after(1.0)
     assert world.writes == others
     clocked.after(0.5)  # the list of pods that the others needed may concern it as well
-    failures = clocked.loop.counts.failures
+    failures = clocked.loop.stats.failures
     assert failures > 0
     clocked.after(2.0)
-    assert clocked.loop.counts.failures == failures, "not again at every step"
+    assert clocked.loop.stats.failures == failures, "not again at every step"
     monkeypatch.undo()
     clocked.after(5.0)
     assert world.writes == [*others, first]
@@ -158,7 +158,7 @@ def test_a_status_is_not_written_over_an_object_that_has_changed_meanwhile(world
     world.after_look = lambda: world.apply(generation=2)
     clocked.after(1.0)
     assert world.writes == []
-    assert clocked.loop.counts.failed_writes == 1
+    assert clocked.loop.stats.failed_writes == 1
     world.after_look = None
     clocked.after(1.0)
     assert world.writes == [CODEEN]
