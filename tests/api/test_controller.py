@@ -124,7 +124,7 @@ def test_usages_of_all_nodes_become_the_status_that_kubectl_get_shows(
     assert status["standard"]["bytesUsed"] == 11 * GB
     assert status["observedGeneration"] == 1
     assert condition(status, "Accepted") == ("True", "Valid", "the spec is valid")
-    assert condition(status, "Enforced") == ("True", "OnAllNodes", "2 nodes run generation 1")
+    assert condition(status, "Enforced") == ("True", "OnAllNodes", "2 nodes enforce generation 1")
     assert condition(status, "Capped") == ("True", "OverThreshold", "standard traffic is capped on n2")
 
 
@@ -163,7 +163,7 @@ def test_a_changed_spec_is_enforced_only_when_every_node_says_so(
     cluster.merge(slice_bandwidth(namespace, "codeen", share=2))
     eventually(lambda: condition(status_of(cluster, namespace), "Enforced")[:2] == ("False", "NodesBehind"))
     put_usage(cluster, namespace, "n2", generation=2)
-    message = "1 of 2 nodes run generation 2; not yet: n1"
+    message = "1 of 2 nodes enforce generation 2; an earlier one is in force on n1"
     eventually(lambda: condition(status_of(cluster, namespace), "Enforced")[2] == message, 15.0)
     put_usage(cluster, namespace, "n1", generation=2)
     eventually(lambda: condition(status_of(cluster, namespace), "Enforced")[0] == "True")

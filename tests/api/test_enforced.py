@@ -81,7 +81,7 @@ def lab(
 def test_kubectl_wait_waits_for_every_node_that_runs_pods_of_the_slice(lab: Lab) -> None:
     lab.cluster.create(slice_bandwidth(lab.namespace, "slice", standard={"maxRate": "10M"}))
     message = (
-        f"1 of 2 nodes run generation 1; {lab.nodes[1]} runs 1 pod of this slice and has not reported it: "
+        f"1 of 2 nodes enforce generation 1; {lab.nodes[1]} runs 1 pod of this slice and has not reported it: "
         "is the agent running there?"
     )
     eventually(lambda: lab.enforced() == ("False", "NodesSilent", message), within_s=20)
@@ -90,7 +90,7 @@ def test_kubectl_wait_waits_for_every_node_that_runs_pods_of_the_slice(lab: Lab)
     lab.agents[1].start()
     assert lab.wait(60)
     assert lab.ceilings() == [{10}, {10}]
-    assert lab.enforced() == ("True", "OnAllNodes", "2 nodes run generation 1")
+    assert lab.enforced() == ("True", "OnAllNodes", "2 nodes enforce generation 1")
 
     # A change: whoever waits right after it waits for the kernels of both nodes.
     lab.patch({"standard": {"maxRate": "20M"}})
@@ -104,14 +104,14 @@ def test_a_node_whose_agent_is_down_does_not_run_what_was_applied_since(lab: Lab
     assert lab.wait(60)
     lab.agents[1].kill()
     lab.patch({"standard": {"maxRate": "20M"}})
-    message = f"1 of 2 nodes run generation 2; not yet: {lab.nodes[1]}"
+    message = f"1 of 2 nodes enforce generation 2; an earlier one is in force on {lab.nodes[1]}"
     eventually(lambda: lab.enforced() == ("False", "NodesBehind", message), within_s=20)
     assert lab.ceilings() == [{20}, {10}]
 
     # Its pod ends: then nobody waits for that node any more, though its agent cannot say so.
     lab.cluster.delete_pod(lab.namespace, "pod-1")
     assert lab.wait(60)
-    assert lab.enforced()[2] == "1 node runs generation 2"
+    assert lab.enforced()[2] == "1 node enforces generation 2"
 
 
 @pytest.mark.parametrize("mode", ["Monitor", "Disabled"])
@@ -120,7 +120,7 @@ def test_a_node_that_limits_nothing_does_not_enforce(lab: Lab, mode: str) -> Non
     lab.agents[1].start()
     assert lab.wait(60)
     lab.cluster.kubectl("patch", "nbw", lab.nodes[1], "--type=merge", "-p", json.dumps({"spec": {"mode": mode}}))
-    message = f"1 of 2 nodes run generation 1; not limited on {lab.nodes[1]} (mode {mode}: nothing is limited)"
+    message = f"1 of 2 nodes enforce generation 1; not enforced on {lab.nodes[1]} (mode {mode}: nothing is limited)"
     eventually(lambda: lab.enforced() == ("False", "NotLimited", message), within_s=20)
     lab.cluster.kubectl("patch", "nbw", lab.nodes[1], "--type=merge", "-p", json.dumps({"spec": {"mode": None}}))
     assert lab.wait(60)
@@ -132,7 +132,7 @@ def test_what_the_controller_says_reads_well(lab: Lab) -> None:
     lab.agents[1].start()
     assert lab.wait(60)
     described = lab.cluster.kubectl("describe", "slbw", "slice", "-n", lab.namespace)
-    for line in ("2 nodes run generation 1", "OnAllNodes", "the spec is valid", "no node caps this slice"):
+    for line in ("2 nodes enforce generation 1", "OnAllNodes", "the spec is valid", "no node has capped this slice"):
         assert line in described
     assert "Managed Fields" not in described or "slicebw-controller" in described
     page = lab.controller.page("/metrics")

@@ -1,7 +1,7 @@
-"""From what the nodes report to what a SliceBandwidth's status says. Pure.
+"""Computes the status of a SliceBandwidth from the nodes' reports and from where its pods run. Pure.
 
-Two controllers that know the same compute the same status: only a condition's time of transition depends on the clock,
-and one that stands in the object already is kept.
+Two controllers with the same knowledge compute the same status. Only a condition's time of transition depends on the
+clock, and a condition that is in the object already keeps it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,18 +18,18 @@ from slicebw.core.reports import UsageReport
 ACCEPTED: Final = "Accepted"
 """The spec is valid, and no pod it selects belongs to another SliceBandwidth."""
 ENFORCED: Final = "Enforced"
-"""Every node that runs pods of the slice holds it to this generation of the spec."""
+"""Every node that runs pods of the slice enforces this generation of the spec."""
 CAPPED: Final = "Capped"
-"""At least one node has slowed the slice."""
+"""At least one node has capped the slice."""
 
 NO_PODS: Final = "NoPods"
-"""Reason of Enforced where there is nothing to enforce."""
+"""Reason of Enforced while there is nothing to enforce."""
 
 PodsByNode = Mapping[str, int]
 """How many pods of a slice run on each node; nodes without any are left out."""
 
 MAX_NAMED: Final = 5
-"""Nodes, pods and errors named in one message; the rest are counted."""
+"""The most nodes, pods or errors that one message names; the rest are counted."""
 
 
 def roll_up(
@@ -39,17 +39,18 @@ def roll_up(
     previous: Sequence[Condition],
     now_s: int,
 ) -> SliceStatus:
-    """The status of one slice.
+    """Compute the status of one slice.
 
     Args:
         spec: as read from the SliceBandwidth.
         usages: the reports of all nodes about it. Those of nodes that it has left count towards the bytes used.
-        located: how many of its pods run on which node. A text says why nobody knows; while nothing is known yet
-            (None) the condition Enforced stays as it is.
-        previous: the conditions as they stand in the object.
+        located: how many of its pods run on each node, or a text that says why that is unknown. None keeps the
+            condition Enforced of ``previous``.
+        previous: the conditions in the object.
         now_s: the time of transition of conditions that change, in seconds since the epoch.
     """
     ordered = sorted(usages, key=lambda usage: usage.node_name)
+    # A node without a slice id only says why the slice has no class there, or what a slice that has left had used.
     running = [usage for usage in ordered if usage.report.slice_id]
     counting = [usage for usage in ordered if usage.report.slice_id or _has_used(usage.report)]
     accepted, capped = (one.dated(now_s, spec) for one in (_accepted(spec, ordered), _capped(running)))
@@ -67,14 +68,14 @@ def roll_up(
 
 
 def is_outdated(located: PodsByNode | str, usages: Iterable[NodeUsage]) -> bool:
-    """Whether a node reports the slice on which the list found no pod of it: then a pod has started since the list."""
+    """Tell whether a pod has started since the list: a node reports the slice where the list found no pod of it."""
     return isinstance(located, Mapping) and any(
         usage.report.slice_id and usage.node_name not in located for usage in usages
     )
 
 
 def is_transition(before: SliceStatus, after: SliceStatus) -> bool:
-    """Whether something other than figures and wording has changed: then the status is written at once."""
+    """Tell whether something other than figures and wording has changed: then the status is not to wait."""
     return _outline(before) != _outline(after)
 
 
@@ -94,7 +95,7 @@ def _is_capped(report: UsageReport) -> bool:
 
 
 def _has_used(report: UsageReport) -> bool:
-    """Whether it counts bytes, and does not only say why the slice has no class on the node."""
+    """Tell whether a report counts bytes. One without may only say why the slice has no class on the node."""
     return bool(report.standard.used_bytes or report.exempt.used_bytes)
 
 
@@ -108,7 +109,7 @@ def _class_status(traffic_class: TrafficClass, usages: Sequence[NodeUsage]) -> C
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _UndatedCondition:
     """A condition without its time of transition and generation."""
 
     type: str
@@ -120,33 +121,34 @@ class _Verdict:
         return Condition(self.type, self.status, self.reason, self.message, now_s, spec.generation)
 
 
-def _accepted(spec: SliceSpec, usages: Sequence[NodeUsage]) -> _Verdict:
+def _accepted(spec: SliceSpec, usages: Sequence[NodeUsage]) -> _UndatedCondition:
     if spec.errors:
-        kept = "; the last good limits stay in force, or the defaults where there are none"
-        return _Verdict(ACCEPTED, FALSE, "InvalidSpec", _named(spec.errors, "; ") + kept)
+        kept = "; the last good limits stay in force, or the defaults if there were none"
+        return _UndatedCondition(ACCEPTED, FALSE, "InvalidSpec", _named(spec.errors, "; ") + kept)
     problems = {problem.pod: problem for usage in usages for problem in usage.report.problems}
     lost = [_pod_text(problem) for _, problem in sorted(problems.items()) if problem.is_conflict]
     if lost:
-        advice = "; change podSelector of one of them, or delete one"
-        return _Verdict(ACCEPTED, FALSE, "PodsTaken", f"not in this slice: {_named(lost, '; ')}{advice}")
+        advice = "; change the podSelector of one SliceBandwidth, or delete one"
+        return _UndatedCondition(ACCEPTED, FALSE, "PodsTaken", f"not in this slice: {_named(lost, '; ')}{advice}")
     left_out = [_pod_text(problem) for _, problem in sorted(problems.items())]
     if left_out:
-        return _Verdict(ACCEPTED, TRUE, "Valid", f"the spec is valid; not limited: {_named(left_out, '; ')}")
-    return _Verdict(ACCEPTED, TRUE, "Valid", "the spec is valid")
+        return _UndatedCondition(ACCEPTED, TRUE, "Valid", f"the spec is valid; not limited: {_named(left_out, '; ')}")
+    return _UndatedCondition(ACCEPTED, TRUE, "Valid", "the spec is valid")
 
 
-def _enforced(spec: SliceSpec, usages: Sequence[NodeUsage], located: PodsByNode | str | None) -> _Verdict:
+def _enforced(spec: SliceSpec, usages: Sequence[NodeUsage], located: PodsByNode | str | None) -> _UndatedCondition:
     if not isinstance(located, Mapping):
-        why = located or "they have not been looked up yet"
-        message = f"it is not known on which nodes this slice's pods run: {why}"
-        return _Verdict(ENFORCED, UNKNOWN, "PodsUnknown", message)
+        why = located or "they have not been listed yet"
+        message = f"the nodes of this slice's pods are unknown: {why}"
+        return _UndatedCondition(ENFORCED, UNKNOWN, "PodsUnknown", message)
     if not located:
-        message = "no node runs a pod of this slice that sends through its uplink"
-        return _Verdict(ENFORCED, UNKNOWN, NO_PODS, message)
+        message = "no node runs a pod of this slice that sends through the node's uplink"
+        return _UndatedCondition(ENFORCED, UNKNOWN, NO_PODS, message)
     nodes = _by_report(spec, usages, located)
     if nodes.current == len(located):
-        count = "1 node runs" if nodes.current == 1 else f"{nodes.current} nodes run"
-        return _Verdict(ENFORCED, TRUE, "OnAllNodes", f"{count} generation {spec.generation}")
+        count = "1 node enforces" if nodes.current == 1 else f"{nodes.current} nodes enforce"
+        return _UndatedCondition(ENFORCED, TRUE, "OnAllNodes", f"{count} generation {spec.generation}")
+    # If nodes differ, the reason is the one that most needs somebody to act; the message names all of them.
     reasons = (
         (nodes.refusing, "RefusedByNodes"),
         (nodes.behind, "NodesBehind"),
@@ -154,22 +156,22 @@ def _enforced(spec: SliceSpec, usages: Sequence[NodeUsage], located: PodsByNode 
         (nodes.unlimited, "NotLimited"),
     )
     reason = next(reason for named, reason in reasons if named)
-    return _Verdict(ENFORCED, FALSE, reason, _what_is_missing(spec, nodes, located))
+    return _UndatedCondition(ENFORCED, FALSE, reason, _missing_text(spec, nodes, located))
 
 
-def _what_is_missing(spec: SliceSpec, nodes: "_Nodes", located: PodsByNode) -> str:
+def _missing_text(spec: SliceSpec, nodes: "_Nodes", located: PodsByNode) -> str:
     behind = sorted(nodes.behind + nodes.refusing)
-    parts = [f"{nodes.current} of {len(located)} nodes run generation {spec.generation}"]
-    parts += [f"not yet: {_named(behind, ', ')}"] if behind else []
-    parts += [f"they say: {_named(sorted(nodes.errors), '; ')}"] if nodes.errors else []
-    parts += [_silence(nodes.silent, located)] if nodes.silent else []
-    parts += [f"not limited on {_named(nodes.unlimited, ', ')}"] if nodes.unlimited else []
+    parts = [f"{nodes.current} of {len(located)} nodes enforce generation {spec.generation}"]
+    parts += [f"an earlier one is in force on {_named(behind, ', ')}"] if behind else []
+    parts += [f"refused as invalid: {_named(sorted(nodes.errors), '; ')}"] if nodes.errors else []
+    parts += [_silent_text(nodes.silent, located)] if nodes.silent else []
+    parts += [f"not enforced on {_named(nodes.unlimited, ', ')}"] if nodes.unlimited else []
     return "; ".join(parts)
 
 
 @dataclass(slots=True)
 class _Nodes:
-    """The nodes that run pods of a slice, by what they report about it; ``unlimited`` with the reason why."""
+    """The nodes that run pods of a slice, by what they report about it; ``unlimited`` includes the reason."""
 
     current: int = 0
     behind: list[str] = field(default_factory=list)
@@ -183,6 +185,7 @@ def _by_report(spec: SliceSpec, usages: Sequence[NodeUsage], located: PodsByNode
     nodes, reports = _Nodes(), {usage.node_name: usage.report for usage in usages}
     for node in sorted(located):
         report = reports.get(node)
+        # A report from before the pod started is left over from an earlier pod: it says nothing about this one.
         if report is None or not (report.slice_id or report.not_enforced_reason):
             nodes.silent.append(node)
         elif report.not_enforced_reason:
@@ -197,8 +200,8 @@ def _by_report(spec: SliceSpec, usages: Sequence[NodeUsage], located: PodsByNode
     return nodes
 
 
-def _silence(nodes: Sequence[str], located: PodsByNode) -> str:
-    """Which nodes run pods of the slice and have not reported it, and what to check there."""
+def _silent_text(nodes: Sequence[str], located: PodsByNode) -> str:
+    """Name the nodes that run pods of the slice and have not reported it, and what to check there."""
     if len(nodes) == 1:
         runs = f"{nodes[0]} runs {_pods(located[nodes[0]])} of this slice and has not reported it"
     else:
@@ -211,15 +214,15 @@ def _pods(count: int) -> str:
     return "1 pod" if count == 1 else f"{count} pods"
 
 
-def _capped(running: Sequence[NodeUsage]) -> _Verdict:
+def _capped(running: Sequence[NodeUsage]) -> _UndatedCondition:
     where = []
     for traffic_class in TrafficClass:
         capped = [usage for usage in running if usage.report.of(traffic_class).capped]
         if capped:
             where.append(f"{traffic_class} traffic is capped on {_named(_names(capped), ', ')}")
     if where:
-        return _Verdict(CAPPED, TRUE, "OverThreshold", "; ".join(where))
-    return _Verdict(CAPPED, FALSE, "UnderThreshold", "no node caps this slice")
+        return _UndatedCondition(CAPPED, TRUE, "OverThreshold", "; ".join(where))
+    return _UndatedCondition(CAPPED, FALSE, "UnderThreshold", "no node has capped this slice")
 
 
 def _names(usages: Iterable[NodeUsage]) -> list[str]:
@@ -231,6 +234,6 @@ def _pod_text(problem: PodProblem) -> str:
 
 
 def _named(texts: Sequence[str], separator: str) -> str:
-    """The first few, and how many more there are."""
+    """Join the first MAX_NAMED texts, and say how many more there are."""
     more = len(texts) - MAX_NAMED
     return separator.join(texts[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""What the nodes report becomes one status, in words a person can act on."""
+"""Compute one status from the nodes' reports, with messages that say what to do."""
 
 from collections.abc import Iterable, Sequence
 
@@ -46,7 +46,7 @@ def condition(status: SliceStatus, name: str) -> Condition:
     return next(one for one in status.conditions if one.type == name)
 
 
-def verdict(status: SliceStatus, name: str) -> tuple[str, str, str]:
+def outcome(status: SliceStatus, name: str) -> tuple[str, str, str]:
     found = condition(status, name)
     return found.status, found.reason, found.message
 
@@ -54,9 +54,9 @@ def verdict(status: SliceStatus, name: str) -> tuple[str, str, str]:
 def test_nothing_reported_is_a_slice_without_pods() -> None:
     status = roll_up(spec(), [], (), NOW_S)
     assert (status.nodes, status.capped_nodes, status.period_start_s) == (0, 0, None)
-    assert verdict(status, "Enforced")[:2] == ("Unknown", "NoPods")
-    assert verdict(status, "Accepted") == ("True", "Valid", "the spec is valid")
-    assert verdict(status, "Capped") == ("False", "UnderThreshold", "no node caps this slice")
+    assert outcome(status, "Enforced")[:2] == ("Unknown", "NoPods")
+    assert outcome(status, "Accepted") == ("True", "Valid", "the spec is valid")
+    assert outcome(status, "Capped") == ("False", "UnderThreshold", "no node has capped this slice")
 
 
 def test_bytes_add_up_and_the_worst_node_and_the_lowest_cap_show() -> None:
@@ -70,7 +70,7 @@ def test_bytes_add_up_and_the_worst_node_and_the_lowest_cap_show() -> None:
     assert (status.standard.used_bytes, status.standard.peak_percent) == (18 * GB, 90)
     assert status.standard.capped_rate_bps == 700_000
     assert (status.exempt.used_bytes, status.exempt.capped_rate_bps) == (2 * GB, None)
-    assert verdict(status, "Capped") == ("True", "OverThreshold", "standard traffic is capped on n1, n2")
+    assert outcome(status, "Capped") == ("True", "OverThreshold", "standard traffic is capped on n1, n2")
 
 
 def test_a_node_capped_in_both_classes_is_one_capped_node() -> None:
@@ -78,7 +78,7 @@ def test_a_node_capped_in_both_classes_is_one_capped_node() -> None:
     status = roll_up(spec(), [on("n1", usage_report(NAMESPACE, standard=capped, exempt=capped))], (), NOW_S)
     assert status.capped_nodes == 1
     message = "standard traffic is capped on n1; exempt traffic is capped on n1"
-    assert verdict(status, "Capped")[2] == message
+    assert outcome(status, "Capped")[2] == message
 
 
 def test_the_earliest_running_period_shows() -> None:
@@ -97,39 +97,40 @@ def test_a_node_that_the_slice_has_left_counts_towards_what_was_used_but_not_as_
     left = usage_report(NAMESPACE, slice_id=0, generation=0, standard=class_usage(4 * GB))
     status = roll_up(spec(), [on("n1"), on("n2", left)], (), NOW_S)
     assert (status.nodes, status.standard.used_bytes, status.standard.peak_percent) == (1, 4 * GB, 40)
-    assert verdict(status, "Enforced") == ("True", "OnAllNodes", "1 node runs generation 1")
+    assert outcome(status, "Enforced") == ("True", "OnAllNodes", "1 node enforces generation 1")
 
 
 def test_nodes_that_run_an_older_generation_are_named() -> None:
     usages = [on("n1"), on("n2", usage_report(NAMESPACE, generation=2))]
     status = roll_up(spec(generation=2), usages, (), NOW_S)
-    assert verdict(status, "Enforced") == (
+    assert outcome(status, "Enforced") == (
         "False",
         "NodesBehind",
-        "1 of 2 nodes run generation 2; not yet: n1",
+        "1 of 2 nodes enforce generation 2; an earlier one is in force on n1",
     )
 
 
 def test_of_many_nodes_only_the_first_few_are_named() -> None:
     usages = [on(f"n{number:02}") for number in range(12)]
-    message = verdict(roll_up(spec(generation=2), usages, (), NOW_S), "Enforced")[2]
-    assert message == "0 of 12 nodes run generation 2; not yet: n00, n01, n02, n03, n04 and 7 more"
+    message = outcome(roll_up(spec(generation=2), usages, (), NOW_S), "Enforced")[2]
+    first = "0 of 12 nodes enforce generation 2; an earlier one is in force on "
+    assert message == first + "n00, n01, n02, n03, n04 and 7 more"
 
 
 def test_what_nodes_say_against_a_spec_that_looks_valid_here_is_passed_on() -> None:
     usages = [on("n1", usage_report(NAMESPACE, errors=("spec.share: 5000 is not a share",)))]
     status = roll_up(spec(generation=2), usages, (), NOW_S)
-    assert verdict(status, "Enforced")[:2] == ("False", "RefusedByNodes")
-    assert "they say: spec.share: 5000 is not a share" in verdict(status, "Enforced")[2]
+    assert outcome(status, "Enforced")[:2] == ("False", "RefusedByNodes")
+    assert "refused as invalid: spec.share: 5000 is not a share" in outcome(status, "Enforced")[2]
 
 
 def test_an_invalid_spec_is_not_accepted_and_every_error_is_named() -> None:
     status = roll_up(spec(errors=("spec.period: too short", "spec.share: too high")), [], (), NOW_S)
-    assert verdict(status, "Accepted") == (
+    assert outcome(status, "Accepted") == (
         "False",
         "InvalidSpec",
         "spec.period: too short; spec.share: too high; "
-        "the last good limits stay in force, or the defaults where there are none",
+        "the last good limits stay in force, or the defaults if there were none",
     )
 
 
@@ -141,11 +142,11 @@ def test_pods_that_an_older_slice_has_are_named_with_the_winner() -> None:
     # A slice that has lost all its pods has no class on the node.
     usages = [on("n1", usage_report(NAMESPACE, slice_id=0, problems=problems))]
     status = roll_up(spec(), usages, (), NOW_S)
-    assert verdict(status, "Accepted") == (
+    assert outcome(status, "Accepted") == (
         "False",
         "PodsTaken",
         f"not in this slice: pod {NAMESPACE}/web: it belongs to the older SliceBandwidth {NAMESPACE}/older; "
-        "change podSelector of one of them, or delete one",
+        "change the podSelector of one SliceBandwidth, or delete one",
     )
 
 
@@ -153,7 +154,7 @@ def test_pods_that_cannot_be_limited_are_named_but_the_spec_is_accepted() -> Non
     problems = (PodProblem(f"{NAMESPACE}/host", "it is a hostNetwork pod"),)
     status = roll_up(spec(), [on("n1", usage_report(NAMESPACE, problems=problems))], (), NOW_S)
     message = f"the spec is valid; not limited: pod {NAMESPACE}/host: it is a hostNetwork pod"
-    assert verdict(status, "Accepted") == ("True", "Valid", message)
+    assert outcome(status, "Accepted") == ("True", "Valid", message)
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
@@ -217,18 +218,18 @@ def test_whatever_is_written_is_read_back_the_same_so_that_it_is_not_written_aga
 
 
 def enforced(usages: list[NodeUsage], located: PodsByNode | str | None, generation: int = 1) -> tuple[str, str, str]:
-    return verdict(roll_up(spec(generation=generation), usages, (), NOW_S, located), "Enforced")
+    return outcome(roll_up(spec(generation=generation), usages, (), NOW_S, located), "Enforced")
 
 
 def test_a_node_that_runs_pods_and_says_nothing_is_named_and_what_to_look_at() -> None:
     assert enforced([on("n1")], {"n1": 1, "node-7": 2}) == (
         "False",
         "NodesSilent",
-        "1 of 2 nodes run generation 1; "
+        "1 of 2 nodes enforce generation 1; "
         "node-7 runs 2 pods of this slice and has not reported it: is the agent running there?",
     )
     assert enforced([], {"n1": 1, "n2": 3})[2] == (
-        "0 of 2 nodes run generation 1; "
+        "0 of 2 nodes enforce generation 1; "
         "n1 (1 pod), n2 (3 pods) run pods of this slice and have not reported it: is the agent running there?"
     )
 
@@ -241,7 +242,7 @@ def test_a_report_from_before_the_pod_came_is_none() -> None:
 def test_a_node_without_pods_any_more_does_not_count_whatever_it_said_last() -> None:
     stale = on("n1", usage_report(NAMESPACE, generation=1))
     current = on("n2", usage_report(NAMESPACE, generation=2))
-    assert enforced([stale, current], {"n2": 1}, 2) == ("True", "OnAllNodes", "1 node runs generation 2")
+    assert enforced([stale, current], {"n2": 1}, 2) == ("True", "OnAllNodes", "1 node enforces generation 2")
 
 
 def test_a_node_that_limits_nothing_is_not_one_that_enforces() -> None:
@@ -250,14 +251,14 @@ def test_a_node_that_limits_nothing_is_not_one_that_enforces() -> None:
     assert enforced([on("n1"), watching], {"n1": 1, "n2": 1}) == (
         "False",
         "NotLimited",
-        "1 of 2 nodes run generation 1; not limited on n2 (mode Monitor: nothing is limited)",
+        "1 of 2 nodes enforce generation 1; not enforced on n2 (mode Monitor: nothing is limited)",
     )
     full = on(
         "n2", replace(usage_report(NAMESPACE, slice_id=0), not_enforced_reason="the node has 4094 slices already")
     )
     assert enforced([full], {"n2": 1})[1:] == (
         "NotLimited",
-        "0 of 1 nodes run generation 1; not limited on n2 (the node has 4094 slices already)",
+        "0 of 1 nodes enforce generation 1; not enforced on n2 (the node has 4094 slices already)",
     )
 
 
