@@ -1,4 +1,4 @@
-"""Runs benchmarks, shows their rows as they come, writes them as JSON. ``hack/bench`` prepares the machine for it."""
+"""Run benchmarks, print each row once it is known, and write all rows as JSON. ``hack/bench`` prepares the machine."""
 
 import argparse
 import importlib
@@ -26,7 +26,7 @@ _WHOLE_FROM: Final = 1000
 
 
 def discover() -> dict[str, ModuleType]:
-    """Every benchmark of this folder by the name of its group."""
+    """Find every benchmark of this folder, by the name of its group."""
     folder = Path(__file__).parent
     found = {}
     for module in pkgutil.iter_modules([str(folder)]):
@@ -39,17 +39,17 @@ def discover() -> dict[str, ModuleType]:
 
 
 def title(bench: ModuleType) -> str:
-    """The first line of a benchmark's docstring."""
+    """Return the first line of a benchmark's docstring."""
     return (bench.__doc__ or "").strip().splitlines()[0]
 
 
 def number(value: float) -> str:
-    """A figure as people read it: three significant digits, no powers of ten."""
+    """Format a figure for people: three significant digits, no powers of ten."""
     return f"{value:,.0f}" if abs(value) >= _WHOLE_FROM else f"{value:.3g}"
 
 
 def line(row: Row) -> str:
-    """One row of the table."""
+    """Format one row of the table."""
     spread = "" if row.low == row.high else f"{number(row.low)} .. {number(row.high)}"
     ratio = f"{number(row.ratio)} {row.reference}" if row.ratio is not None else ""
     if row.reference_value is not None:
@@ -60,7 +60,7 @@ def line(row: Row) -> str:
 
 
 def run(benches: dict[str, ModuleType], *, quick: bool) -> Iterator[tuple[str, Row]]:
-    """Run benchmarks one after the other; each row with its group, once it is printed."""
+    """Run benchmarks one after the other. Gives each row with its group, once it is printed."""
     for name, bench in benches.items():
         print(f"\n{name}: {title(bench)}\n{_COLUMNS.format(*_HEADINGS)}", flush=True)
         for row in bench.rows(quick):
@@ -69,19 +69,19 @@ def run(benches: dict[str, ModuleType], *, quick: bool) -> Iterator[tuple[str, R
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine that the figures were measured on."""
     return {"kernel": platform.release(), "cpus": os.cpu_count(), "python": platform.python_version()}
 
 
 def parser(names: list[str]) -> argparse.ArgumentParser:
-    """The command line."""
+    """Make the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="hack/bench",
-        description="Measure slicebw beside what it is compared with. Figures of one run belong together; compare "
-        "ratios between machines, not milliseconds. Exit code 1: a target was missed.",
+        description="Measure slicebw and its references in turn. Compare figures of one run; between machines, compare "
+        "ratios, not milliseconds. Exit code 1: a target was missed.",
     )
     made.add_argument("names", nargs="*", metavar="NAME", help=f"which benchmarks; default all: {', '.join(names)}")
-    made.add_argument("--quick", action="store_true", help="only see that everything works: the figures mean nothing")
+    made.add_argument("--quick", action="store_true", help="only check that everything works: the figures mean nothing")
     made.add_argument(
         "--json", type=Path, default=Path("build/bench.json"), metavar="FILE", help="default: %(default)s"
     )
@@ -89,16 +89,16 @@ def parser(names: list[str]) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """The program; its exit code."""
+    """Run the program. Returns its exit code."""
     benches = discover()
     options = parser(list(benches))
     chosen = options.parse_args(arguments)
     for name in chosen.names:
         if name not in benches:
             options.error(f"NAME: there is no benchmark {name!r}; there are {', '.join(benches)}")
-    # What a benchmark has begun it also ends: an exception takes down what Ctrl-C would.
+    # As an exception, so that a benchmark that is ended also ends its processes and namespaces, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    # As the agent does, only that nobody reads it: its log is part of what a pass costs.
+    # The agent's logging is part of the cost of a pass: format its lines as usual, and drop them.
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, filename=os.devnull)
     start = time.monotonic()
     rows = list(run({name: benches[name] for name in chosen.names or benches}, quick=chosen.quick))

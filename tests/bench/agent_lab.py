@@ -1,4 +1,4 @@
-"""A real agent on a real API server, for benchmarks: a node's network, the process, and eyes on the kernel."""
+"""A real agent on a real API server, for benchmarks: a node's network, the process, and monitors of the kernel."""
 
 import re
 import shutil
@@ -29,21 +29,21 @@ CALL_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a monitor said, and when (monotonic clock)."""
+    """A line that a monitor printed, and when (monotonic clock)."""
 
     at_s: float
     text: str
 
 
 class Monitor:
-    """``tc monitor`` or ``nft monitor`` in a namespace: what the kernel itself tells of its changes, as it does so."""
+    """``tc monitor`` or ``nft monitor`` in a namespace: the kernel's own messages about its changes, as they come."""
 
     def __init__(self, namespace: Namespace, *command: str) -> None:
-        """Start it, in line-buffered mode. Lines are kept from now on."""
+        """Start it, in line-buffered mode, and keep its lines from now on."""
         self._process = subprocess.Popen(
             namespace.command("stdbuf", "-oL", *command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._lines: list[Line] = []
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -64,29 +64,29 @@ class Monitor:
 
     def forget(self) -> None:
         """Drop the lines so far."""
-        with self._news:
+        with self._changed:
             self._lines.clear()
 
     def first(self, pattern: str, within_s: float = 10.0) -> Line:
-        """The first line since :meth:`forget` in which the pattern is found. Raises TimeoutError."""
-        wanted, deadline, seen = re.compile(pattern), time.monotonic() + within_s, 0
-        with self._news:
+        """Wait for the first line since :meth:`forget` that the pattern matches. Raises TimeoutError."""
+        regex, deadline, read = re.compile(pattern), time.monotonic() + within_s, 0
+        with self._changed:
             while True:
-                for line in self._lines[seen:]:
-                    if wanted.search(line.text):
+                for line in self._lines[read:]:
+                    if regex.search(line.text):
                         return line
-                seen = len(self._lines)
+                read = len(self._lines)
                 left_s = deadline - time.monotonic()
-                if left_s <= 0 or not self._news.wait(left_s):
+                if left_s <= 0 or not self._changed.wait(left_s):
                     raise TimeoutError(f"waited {within_s:g} s for {pattern!r} of {self._process.args!r}")
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for text in self._process.stdout:
             line = Line(time.monotonic(), text)
-            with self._news:
+            with self._changed:
                 self._lines.append(line)
-                self._news.notify_all()
+                self._changed.notify_all()
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class AgentLab:
     _api: ApiThread
 
     def agent(self, kubeconfig: Path | None = None, name: str = "agent", **options: str) -> Slicebw:
-        """An agent, not started yet, with a ledger of its own."""
+        """Make an agent with a ledger of its own; it is not started yet."""
         arguments = ["--kubeconfig", str(kubeconfig or self.cluster.kubeconfig), "--node", NODE]
         arguments += ["--netns", self.net.node.path, "--state-dir", str(self.folder / f"{name}.state")]
         for option, value in options.items():
@@ -107,11 +107,11 @@ class AgentLab:
         return Slicebw(self.folder / f"{name}.log", "agent", *arguments)
 
     def controller(self) -> Slicebw:
-        """A controller, not started yet."""
+        """Make a controller; it is not started yet."""
         return Slicebw(self.folder / "controller.log", "controller", "--kubeconfig", str(self.cluster.kubeconfig))
 
     def add_slices(self, numbers: Sequence[int], address: Callable[[int], str], **standard: str) -> None:
-        """Slices of one pod each, every one in a namespace of its own."""
+        """Create slices of one pod each, every one in a namespace of its own."""
 
         async def create(client: ApiClient) -> None:
             await all_of(client.create(NAMESPACES, {"metadata": {"name": namespace(one)}}) for one in numbers)
@@ -125,12 +125,12 @@ class AgentLab:
         self._api.call(create(self._api.client), CALL_S)
 
     def patch(self, number: int, **standard: object) -> None:
-        """``kubectl apply`` of other limits, by server-side apply."""
+        """Change a slice's limits, by server-side apply."""
         obj = slice_bandwidth(namespace(number), "slice", standard=standard)
         self._api.call(self._api.client.apply(SLICE_BANDWIDTHS, obj, "bench"), CALL_S)
 
     def add_pod(self, number: int, name: str, address: str) -> float:
-        """A second pod of a slice; when its address was given to the API server (monotonic clock)."""
+        """Create a second pod of a slice. Returns when its address was sent to the API server (monotonic clock)."""
         self.cluster.core.create_namespaced_pod(namespace(number), _pod(number, name))
         at_s = time.monotonic()
         self.cluster.core.patch_namespaced_pod_status(name, namespace(number), {"status": _status(address)})
@@ -138,7 +138,7 @@ class AgentLab:
 
 
 def namespace(number: int) -> str:
-    """The namespace of a slice."""
+    """Return the namespace of a slice."""
     return f"tenant-{number:04}"
 
 
@@ -159,7 +159,7 @@ def _status(address: str) -> dict[str, Any]:
 
 @contextmanager
 def agent_lab(pods: int) -> Iterator[AgentLab]:
-    """A control plane with slicebw's kinds and a node whose uplink carries 10 Gbit/s, for as long as the context."""
+    """Run a control plane with slicebw's kinds beside a node with an uplink of 10 Gbit/s, within the context."""
     folder = Path(tempfile.mkdtemp(prefix="slicebw-bench-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -177,7 +177,7 @@ def agent_lab(pods: int) -> Iterator[AgentLab]:
         yield AgentLab(cluster, net, folder, api)
 
 
-def class_minor(lab: AgentLab, number: int) -> str:
-    """The slice id of a slice's standard class, as its BandwidthUsage reports it."""
+def standard_classid(lab: AgentLab, number: int) -> str:
+    """Return the classid of a slice's standard class from its BandwidthUsage; empty before it is reported."""
     usage = lab.cluster.read(kinds.BANDWIDTH_USAGE, f"slice.{NODE}", namespace(number))
     return "" if usage is None else str(usage["standard"].get("classId", ""))

@@ -1,4 +1,4 @@
-"""Bringing a node up and taking it down: 0 to 4,094 slices and back, beside what the kernel alone needs for it."""
+"""Bring-up and removal: 0 to 4,094 slices and back, compared with the kernel's own time for it."""
 
 import socket
 import subprocess
@@ -24,12 +24,12 @@ SLICES = (100, 1_000, 4_094)
 NEW_PODS = 1_000
 KERNEL = "the kernel's own time for these classes"
 REMOVAL = 15.0
-"""Most times the kernel's own time that a pass may take to remove tree and table."""
+"""A pass may take at most this many times the kernel's own time to remove tree and table."""
 NFT = "nft alone, with the same elements"
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Up and down at each size, a start on what is there already, and pods by the thousand."""
+    """Measure bring-up and removal at each size, a start on an existing tree, and many pods at once."""
     for slices in SLICES[:1] if quick else SLICES:
         say(f"{count(slices)}, up and down")
         yield from up_and_down(slices, rounds=1 if quick else 3)
@@ -39,13 +39,13 @@ def rows(quick: bool) -> Iterator[Row]:
 
 @contextmanager
 def bare_node() -> Iterator[None]:
-    """Stand in a node with nothing on its uplink."""
+    """Enter a new node with nothing on its uplink."""
     with Topology(pods=0) as lab, lab.node.inside():
         yield
 
 
 def up_and_down(slices: int, rounds: int) -> Iterator[Row]:
-    """An agent's first pass on a bare node, and the pass that takes everything away again (mode: Disabled)."""
+    """Time an agent's first pass on a bare node, and the pass that removes everything again (mode Disabled)."""
     desired = desired_state(slices)
 
     def slicebw() -> tuple[float, float]:
@@ -69,18 +69,18 @@ def up_and_down(slices: int, rounds: int) -> Iterator[Row]:
 
 
 def kernel_alone(slices: int) -> tuple[float, float]:
-    """The kernel's own time to make the classes and to remove them.
+    """Return the kernel's own time to create the classes and to remove them, in ms.
 
-    Messages are made beforehand and sent in the same batches as slicebw's: only the kernel's work is left to be timed.
+    Messages are encoded beforehand and sent in the same batches as slicebw's, so that only the kernel's work is timed.
     """
     with bare_node():
         shaper, netlink = HtbShaper(), NetlinkSocket()
-        wanted = tree(range(1, slices + 1))
-        root, *_ = creation(wanted)
+        desired = tree(range(1, slices + 1))
+        root, *_ = creation(desired)
         ifindex = socket.if_nametoindex(UPLINK)
         if shaper.apply(UPLINK, [root], LINE_RATE_BPS):
             raise RuntimeError("the root qdisc was refused")
-        groups = [encode(CreateClass(spec), ifindex, LINE_RATE_BPS, LeafKind.FQ_CODEL) for spec in in_order(wanted)]
+        groups = [encode(CreateClass(spec), ifindex, LINE_RATE_BPS, LeafKind.FQ_CODEL) for spec in in_order(desired)]
         up = wall_ms(lambda: netlink.batch(groups, "creating classes"))
         down = wall_ms(lambda: shaper.apply(UPLINK, [RemoveRoot()], LINE_RATE_BPS))
         shaper.close()
@@ -88,13 +88,13 @@ def kernel_alone(slices: int) -> tuple[float, float]:
         return up, down
 
 
-def in_order(wanted: dict[int, ClassSpec]) -> list[ClassSpec]:
-    """Parents before children."""
-    return [spec for _, spec in sorted(wanted.items())]
+def in_order(specs: dict[int, ClassSpec]) -> list[ClassSpec]:
+    """Sort parents before children."""
+    return [spec for _, spec in sorted(specs.items())]
 
 
 def start_on_an_existing_tree(slices: int, rounds: int) -> Iterator[Row]:
-    """What a restarted agent does until all is seen to hold: it reads its checkpoint and makes one whole pass."""
+    """Time a restarted agent until the end of its first pass: it reads its checkpoint and finds all in place."""
     with tempfile.TemporaryDirectory() as folder, bare_node():
         first = Agent(desired_state(slices), Path(folder))
         first.settle()
@@ -104,22 +104,22 @@ def start_on_an_existing_tree(slices: int, rounds: int) -> Iterator[Row]:
             begun: list[Agent] = []
 
             def start() -> None:
-                begun.append(Agent(wished, Path(folder)))
+                begun.append(Agent(desired, Path(folder)))
                 begun[0].reconciler.run_once()
 
             took = wall_ms(start)
             if begun[0].reconciler.stats.applied.total:
-                raise RuntimeError("a restarted agent has changed something")
+                raise RuntimeError("the restarted agent has changed something")
             begun[0].close()
             return took
 
-        wished = desired_state(slices)
+        desired = desired_state(slices)
         found = in_turn(rounds, {"slicebw": restart})
     yield figure(count(slices), "start on an existing tree, to the end of the first pass", found["slicebw"], "ms")
 
 
 def many_pods(new: int, rounds: int) -> Iterator[Row]:
-    """Many pods of one slice arrive at once, and go again: their addresses into the maps, in one transaction."""
+    """Let many pods of one slice come at once, and go again: their addresses are written in one transaction."""
     first = 10_000
     with agent_on_a_node(desired_state(1)) as agent:
         few = agent.feed.now
@@ -130,7 +130,7 @@ def many_pods(new: int, rounds: int) -> Iterator[Row]:
             took = wall_ms(agent.reconciler.run_once)
             last = agent.reconciler.last
             if last is None or last.table_change != UpdateTable(add=tuple(sorted(added))):
-                raise RuntimeError("something else was written than the new elements")
+                raise RuntimeError("more or less was written than the new elements")
             if len(agent.classifier.read().slice_id_by_address) != new + 1:
                 raise RuntimeError("not all addresses are in the table")
             return took
@@ -140,7 +140,7 @@ def many_pods(new: int, rounds: int) -> Iterator[Row]:
             return wall_ms(agent.reconciler.run_once)
 
         def nft_alone() -> float:
-            """The change that the agent has just carried out, undone and then handed to nft by itself."""
+            """Time nft alone with the same elements, and remove them again."""
             took = wall_ms(lambda: run_nft(render_update(UpdateTable(add=added))))
             run_nft(render_update(UpdateTable(remove=tuple(address for address, _ in added))))
             agent.classifier.invalidate()
@@ -150,10 +150,10 @@ def many_pods(new: int, rounds: int) -> Iterator[Row]:
         added = tuple((address, 1) for one in many.pods[len(few.pods) :] for address in one.addresses)
         found = in_turn(rounds, {NFT: nft_alone, "arrive": arrive, "leave": leave})
     case = f"{new:,} pods at once"
-    yield times(case, "they come: one pass", found["arrive"], "ms", (NFT, found[NFT]))
-    yield figure(case, "they go: one pass", found["leave"], "ms")
+    yield times(case, "added in one pass", found["arrive"], "ms", (NFT, found[NFT]))
+    yield figure(case, "removed in one pass", found["leave"], "ms")
 
 
 def run_nft(transaction: str) -> None:
-    """Hand nft a transaction as slicebw does."""
+    """Run a transaction with the nft program, on its standard input."""
     subprocess.run(["nft", "-f", "-"], input=transaction, text=True, check=True)

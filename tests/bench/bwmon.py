@@ -1,7 +1,7 @@
-"""The reference for whole passes: a loop as PlanetLab's bwmon had it, written plainly, doing no more than it must.
+"""The reference for whole passes: the loop of PlanetLab's bwmon, written plainly, with no more than it needs.
 
-``tc -s class show`` in a subprocess, regular expressions over its text, an account per class, all accounts pickled,
-and one ``tc class replace`` for each class whose ceiling is not the wanted one.
+It runs ``tc -s class show``, parses the text by a regular expression, keeps an account per class, pickles all accounts,
+and runs one ``tc class replace`` for each class whose ceiling is not the desired one.
 """
 
 import pickle
@@ -24,7 +24,7 @@ def _bps(text: str) -> int:
 
 
 class Bwmon:
-    """The loop's memory: bytes used and the counter when it was last read, by slice id."""
+    """The loop and its memory: bytes used, and the counter when it was last read, by classid."""
 
     def __init__(self, device: str, state: Path) -> None:
         self._device = device
@@ -33,23 +33,23 @@ class Bwmon:
         self._counters: dict[str, int] = {}
 
     def run_once(self, ceilings_bps: Mapping[str, int]) -> int:
-        """One pass; how many classes it changed. ``ceilings_bps``: what is wanted, by slice id."""
+        """Make one pass, with the desired ceilings by classid. Returns how many classes it changed."""
         command = ["tc", "-s", "class", "show", "dev", self._device]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         changed = 0
-        for slice_id, rate, ceil, sent in _CLASS.findall(shown):
+        for classid, rate, ceil, sent in _CLASS.findall(shown):
             counter = int(sent)
-            self._used[slice_id] = self._used.get(slice_id, 0) + max(0, counter - self._counters.get(slice_id, 0))
-            self._counters[slice_id] = counter
-            wanted_bps = ceilings_bps.get(slice_id)
-            if wanted_bps is not None and wanted_bps != _bps(ceil):
-                self._replace(slice_id, _bps(rate), wanted_bps)
+            self._used[classid] = self._used.get(classid, 0) + max(0, counter - self._counters.get(classid, 0))
+            self._counters[classid] = counter
+            desired_bps = ceilings_bps.get(classid)
+            if desired_bps is not None and desired_bps != _bps(ceil):
+                self._replace(classid, _bps(rate), desired_bps)
                 changed += 1
         with self._state.open("wb") as file:
             pickle.dump((self._used, self._counters), file)
         return changed
 
-    def _replace(self, slice_id: str, rate_bps: int, ceil_bps: int) -> None:
-        words = ["tc", "class", "replace", "dev", self._device, "parent", f"1:{slice_id[2]}0", "classid", slice_id]
+    def _replace(self, classid: str, rate_bps: int, ceil_bps: int) -> None:
+        words = ["tc", "class", "replace", "dev", self._device, "parent", f"1:{classid[2]}0", "classid", classid]
         words += ["htb", "rate", f"{rate_bps}bit", "ceil", f"{ceil_bps}bit", "quantum", "1600"]
         subprocess.run(words, check=True)

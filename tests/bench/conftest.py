@@ -1,4 +1,4 @@
-"""Benchmarks run on the same machines as the tests on the real kernel, under the same rule about what is missing."""
+"""Benchmarks need what the tests on the real kernel need, and are skipped, or fail, by the same rule without it."""
 
 from tests.kernel.conftest import kernel
 

@@ -1,4 +1,4 @@
-"""What agent and controller cost where they run, and what an agent costs the API server."""
+"""CPU and memory of agent and controller, and an agent's requests to the API server."""
 
 import os
 import time
@@ -27,18 +27,18 @@ from tests.support.processes import Slicebw
 from tests.support.topology import wait_until
 
 WINDOW_S = float(os.environ.get("SLICEBW_BENCH_WINDOW_S", "70"))
-"""How long is looked at. What an agent does every ten minutes is only seen in a window of more than that."""
+"""How long each measurement takes. Only a window above ten minutes shows what an agent does every ten minutes."""
 QUIET_S = 6.0
 SENDERS = 10
 SENDER_RATE = "20M"
 PASS_EVERY_S = 10.0
 BWMON = "a bwmon-style loop"
 RESTING = 15.0
-"""Most times bwmon's loop that an agent at rest may cost: it watches the API server and serves its probes, too."""
+"""An agent at rest may cost at most this many times bwmon's loop: it also watches the API server and serves probes."""
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """An agent at rest and at work, by the number of slices on its node; then a controller."""
+    """Measure an agent at rest and at work, a controller, and an agent on a full node."""
     window_s, senders = (2.0, 2) if quick else (WINDOW_S, SENDERS)
     with agent_lab(pods=senders) as lab:
         small, large = (10, 30) if quick else (100, 4_094)
@@ -52,7 +52,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def _fill(lab: AgentLab, first: int, last: int) -> None:
-    """Slices, the first of which have real pods that could send."""
+    """Create slices. The first ones have real pods, which can send."""
     pods = lab.net.pods
 
     def address(number: int) -> str:
@@ -62,7 +62,7 @@ def _fill(lab: AgentLab, first: int, last: int) -> None:
 
 
 def started_s(process: Slicebw) -> float:
-    """Start a process; how long until it says that it is ready."""
+    """Start a process. Returns the seconds until it says that it is ready."""
     begun = time.monotonic()
     process.start()
     process.wait_ready(120)
@@ -86,7 +86,7 @@ def _start_and_rest(lab: AgentLab, slices: int, window_s: float, *, quick: bool)
 
 
 def _settle(process: Slicebw, most_s: float, waiting_metric: str = "slicebw_reports_waiting") -> None:
-    """Wait until everything that the start brought with it is said and done, or the time is up."""
+    """Wait until no reports of the start are waiting any more, or the time is up."""
     deadline = time.monotonic() + most_s
     waiting = 1.0
     while waiting and time.monotonic() < deadline:
@@ -102,7 +102,7 @@ def _cpu_percent(pid: int, window_s: float) -> float:
 
 
 def _bwmon_percent(lab: AgentLab, rounds: int) -> float:
-    """The CPU of bwmon's loop over the same classes, run as often as an agent at rest looks at them."""
+    """Return the CPU of bwmon's loop over the same classes, if it ran as often as an agent at rest reads them."""
     with TemporaryDirectory() as folder, lab.net.node.inside():
         bwmon = Bwmon(lab.net.uplink, Path(folder) / "bwmon")
         found = in_turn_together(rounds, {BWMON: lambda: wall_and_cpu_ms(lambda: bwmon.run_once({}))})
@@ -111,7 +111,7 @@ def _bwmon_percent(lab: AgentLab, rounds: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Talk:
-    """What went through the proxy, by the minute."""
+    """What went through the proxy, per minute."""
 
     requests: float
     sent_kb: float
@@ -119,7 +119,7 @@ class _Talk:
 
 
 def _requests(lab: AgentLab, slices: int, window_s: float, *, quick: bool) -> Iterator[Row]:
-    """The same agent through a proxy that counts, at rest and with some slices sending."""
+    """Count an agent's requests with a proxy, at rest and while some slices send."""
     proxy = FaultProxy(lab.cluster.kubeconfig, lab.folder)
     agent = lab.agent(proxy.kubeconfig, name="proxied")
     with ExitStack() as stack:
@@ -127,8 +127,8 @@ def _requests(lab: AgentLab, slices: int, window_s: float, *, quick: bool) -> It
         stack.callback(agent.stop)
         started_s(agent)
         _wait_quiet(proxy, 1.0 if quick else QUIET_S)
-        yield single(f"agent, {count(slices)}", "requests of a start", len(proxy.requests), "requests")
-        yield single(f"agent, {count(slices)}", "bytes of a start", _bytes(proxy) / 1e3, "kB")
+        yield single(f"agent, {count(slices)}", "requests at the start", len(proxy.requests), "requests")
+        yield single(f"agent, {count(slices)}", "bytes at the start", _bytes(proxy) / 1e3, "kB")
         rest = _talk(proxy, window_s)
         yield from _talk_rows(f"agent, {count(slices)}, at rest", rest, 10)
         flows = [lab.net.traffic(pod, lab.net.sink.address, int(window_s) + 60) for pod in lab.net.pods]
@@ -146,7 +146,7 @@ def _bytes(proxy: FaultProxy) -> int:
 
 
 def _wait_quiet(proxy: FaultProxy, quiet_s: float) -> None:
-    """Wait until nothing has been asked for some time."""
+    """Wait until no request has come for some time."""
     seen, since = -1, time.monotonic()
 
     def quiet() -> bool:
@@ -155,7 +155,7 @@ def _wait_quiet(proxy: FaultProxy, quiet_s: float) -> None:
             seen, since = len(proxy.requests), time.monotonic()
         return time.monotonic() - since > quiet_s
 
-    wait_until(quiet, "the agent has said all it has to say", 240)
+    wait_until(quiet, "the agent makes no more requests", 240)
 
 
 def _talk(proxy: FaultProxy, window_s: float) -> _Talk:
@@ -186,7 +186,7 @@ def _controller(lab: AgentLab, slices: int, window_s: float, *, quick: bool) -> 
 
 
 def _large(lab: AgentLab, slices: int, window_s: float) -> Iterator[Row]:
-    """A full node. It has its first reports to make for half an hour, at two a second."""
+    """Measure an agent on a full node. Its first reports take half an hour, at two a second."""
     case = f"agent, {count(slices)}"
     agent = lab.agent(name="full")
     with ExitStack() as stack:

@@ -1,12 +1,11 @@
-"""What a benchmark is made of: rows of figures, the references beside them, and targets that are met or not.
+"""What benchmarks are built from: rows of figures, references to compare them with, and targets.
 
-A benchmark is a module of this folder with a function ``rows(quick) -> Iterator[Row]``; the first line of its
-docstring is its title, its name without a trailing underscore is that of its group. A row is yielded as soon as it
-is known. With ``quick`` it does the same on less and for a shorter time: that it works is what counts then, not what
-it finds.
+A benchmark is a module of this folder with a function ``rows(quick) -> Iterator[Row]``. The first line of its docstring
+is its title, and its name without a trailing underscore is the name of its group. It yields each row as soon as it is
+known. With ``quick`` it does the same at a small size and for a short time, only to show that it works.
 
-Milliseconds mean little on another machine. So what slicebw is compared with runs in the same benchmark, in turn with
-it (:func:`in_turn`), and targets are ratios wherever a ratio says it.
+Milliseconds mean little on another machine. So each reference runs in the same benchmark, in turn with slicebw
+(:func:`in_turn`), and targets are ratios wherever that is possible.
 """
 
 import resource
@@ -28,21 +27,24 @@ class Samples:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median of all rounds."""
         return statistics.median(self.values)
 
     @property
     def low(self) -> float:
-        """The least."""
+        """The lowest value."""
         return min(self.values)
 
     @property
     def high(self) -> float:
-        """The largest."""
+        """The highest value."""
         return max(self.values)
 
     def over(self, reference: "Samples") -> float:
-        """How many times the reference this is: the median over rounds, so that what slows a round slows both."""
+        """Return how many times the reference this is: the median of the rounds' ratios.
+
+        A round in which the machine was slow slowed both.
+        """
         return statistics.median(
             mine / its if its else float("inf") for mine, its in zip(self.values, reference.values, strict=True)
         )
@@ -50,7 +52,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a row is to show: a value, or where ``of_ratio`` a ratio, of at most or at least ``limit``."""
+    """An upper or lower limit for a row's value, or with ``of_ratio`` for its ratio."""
 
     limit: float
     at_least: bool
@@ -60,27 +62,27 @@ class Target:
         return f"{'>=' if self.at_least else '<='} {self.limit:g}{' x' if self.of_ratio else ''}"
 
     def is_met(self, value: float) -> bool:
-        """Whether a value, or a ratio, is what it is to be."""
+        """Tell whether a value, or a ratio, is within the limit."""
         return value >= self.limit if self.at_least else value <= self.limit
 
 
 def at_most(limit: float) -> Target:
-    """The value is to be no more than this."""
+    """Aim at a value of at most this."""
     return Target(limit, at_least=False, of_ratio=False)
 
 
 def at_least(limit: float) -> Target:
-    """The value is to be no less than this."""
+    """Aim at a value of at least this."""
     return Target(limit, at_least=True, of_ratio=False)
 
 
 def at_most_times(limit: float) -> Target:
-    """The ratio is to be no more than this."""
+    """Aim at a ratio of at most this."""
     return Target(limit, at_least=False, of_ratio=True)
 
 
 def at_least_times(limit: float) -> Target:
-    """The ratio is to be no less than this."""
+    """Aim at a ratio of at least this."""
     return Target(limit, at_least=True, of_ratio=True)
 
 
@@ -89,12 +91,12 @@ class Row:
     """One figure.
 
     Args:
-        case: what it was measured on: "4,094 slices".
-        what: what was measured: "slicebw, CPU".
+        case: the setting, such as "4,094 slices".
+        what: what was measured, such as "slicebw, CPU".
         value: the median, in ``unit``; ``low`` and ``high`` are the extremes of the rounds.
-        reference: what it is compared with, in words that follow the ratio: "x recv alone"; empty: with nothing.
-        ratio: the comparison. Which way it was divided is what ``reference`` says.
-        target: what was aimed at, if anything.
+        reference: the text that follows the ratio, such as "x recv alone"; empty without a reference.
+        ratio: to the reference, in the direction that ``reference`` names.
+        target: the aim, if there is one.
     """
 
     case: str
@@ -110,14 +112,14 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target was met; None where there is none."""
+        """Whether the target was met; None without a target."""
         if self.target is None:
             return None
         figure = self.ratio if self.target.of_ratio else self.value
         return figure is not None and self.target.is_met(figure)
 
     def as_json(self, group: str) -> dict[str, Any]:
-        """As it stands in the file of results."""
+        """Return the row as the file of results has it."""
         return {
             "group": group,
             "case": self.case,
@@ -135,19 +137,19 @@ class Row:
 
 
 def figure(case: str, what: str, samples: Samples, unit: str, target: Target | None = None) -> Row:
-    """A row compared with nothing."""
+    """Make a row without a reference."""
     return Row(case, what, samples.median, unit, samples.low, samples.high, target=target)
 
 
 def single(case: str, what: str, value: float, unit: str, target: Target | None = None) -> Row:
-    """A row of something measured once, or computed from many measurements."""
+    """Make a row of a value that was measured once, or computed from many measurements."""
     return Row(case, what, value, unit, value, value, target=target)
 
 
 def single_times(
     case: str, what: str, value: float, unit: str, reference: tuple[str, float], target: Target | None = None
 ) -> Row:
-    """A row of one value, and how many times the reference's one value it is."""
+    """Make a row of one value, with its ratio to the reference's one value."""
     name, its = reference
     return _beside(single(case, what, value, unit, target), f"x {name}", Samples((its,)), value / its)
 
@@ -155,7 +157,7 @@ def single_times(
 def times(
     case: str, what: str, samples: Samples, unit: str, reference: tuple[str, Samples], target: Target | None = None
 ) -> Row:
-    """A row that says how many times the reference the figure is: ``1.25 x recv alone``."""
+    """Make a row with the ratio to the reference: ``1.25 x recv alone``."""
     name, its = reference
     return _beside(figure(case, what, samples, unit, target), f"x {name}", its, samples.over(its))
 
@@ -163,7 +165,7 @@ def times(
 def less(
     case: str, what: str, samples: Samples, unit: str, reference: tuple[str, Samples], target: Target | None = None
 ) -> Row:
-    """A row that says how many times less than the reference the figure is: ``4.1 x less than tc``."""
+    """Make a row with the ratio of the reference to the figure: ``4.1 x less than tc``."""
     name, its = reference
     return _beside(figure(case, what, samples, unit, target), f"x less than {name}", its, its.over(samples))
 
@@ -173,9 +175,10 @@ def _beside(row: Row, words: str, reference: Samples, ratio: float) -> Row:
 
 
 def in_turn(rounds: int, subjects: Mapping[str, Callable[[], float]]) -> dict[str, Samples]:
-    """Measure subjects round by round, one after the other: what slows the machine for a while slows them all.
+    """Measure all subjects in every round, so that a slow spell of the machine slows all of them.
 
-    Each subject measures itself and returns its figure. The first round is not counted: caches fill in it.
+    Each subject measures itself and returns its figure. The first round does not count, because it fills caches; with
+    0 rounds it does.
     """
     figures: dict[str, list[float]] = {name: [] for name in subjects}
     for number in range(rounds + 1):
@@ -187,7 +190,7 @@ def in_turn(rounds: int, subjects: Mapping[str, Callable[[], float]]) -> dict[st
 
 
 def in_turn_together(rounds: int, subjects: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, list[Samples]]:
-    """The same for subjects that each return several figures (wall time and CPU, say)."""
+    """Do as :func:`in_turn` for subjects that each return several figures, such as wall time and CPU."""
     found: dict[str, list[Sequence[float]]] = {name: [] for name in subjects}
     for number in range(rounds + 1):
         for name, subject in subjects.items():
@@ -198,14 +201,14 @@ def in_turn_together(rounds: int, subjects: Mapping[str, Callable[[], Sequence[f
 
 
 def wall_ms(action: Callable[[], object]) -> float:
-    """How long an action takes."""
+    """Return how long an action takes."""
     start = time.perf_counter_ns()
     action()
     return (time.perf_counter_ns() - start) / _NS_PER_MS
 
 
 def wall_and_cpu_ms(action: Callable[[], object]) -> tuple[float, float]:
-    """How long an action takes, and how much processor time: ours and that of the processes it ran and waited for."""
+    """Return an action's wall time and CPU time, the latter with that of the processes that it ran and waited for."""
     cpu = cpu_ms()
     start = time.perf_counter_ns()
     action()
@@ -214,16 +217,16 @@ def wall_and_cpu_ms(action: Callable[[], object]) -> tuple[float, float]:
 
 
 def cpu_ms() -> float:
-    """Processor time of this process and of its children that have ended, in user space and in the kernel."""
+    """Return the CPU time of this process and of its ended children, in user space and in the kernel."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used) * 1000
 
 
 def say(text: str) -> None:
-    """Progress, on stderr: what takes a while and has no row to show yet."""
+    """Print progress on stderr, before something that takes a while."""
     print(f"    {text} …", file=sys.stderr, flush=True)
 
 
 def count(number: int) -> str:
-    """``4,094 slices``."""
+    """Format a number of slices: ``4,094 slices``."""
     return f"{number:,} slice{'' if number == 1 else 's'}"

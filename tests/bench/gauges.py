@@ -1,4 +1,4 @@
-"""What a process, an API server and a machine say of themselves: CPU, memory, requests, bytes."""
+"""Reads CPU and memory of a process, and requests and bytes that an API server has served."""
 
 import os
 import re
@@ -14,23 +14,23 @@ TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s(pid: int) -> float:
-    """CPU that a process with all its threads has had so far, user and system, in seconds (proc(5), stat)."""
+    """Return the CPU time of a process with all its threads so far, user and system, in seconds (proc(5), stat)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def rss_mb(pid: int) -> float:
-    """A process's resident memory in MB (10^6 bytes; proc(5), status)."""
+    """Return a process's resident memory in MB (10^6 bytes; proc(5), status)."""
     return _status_kb(pid, "VmRSS") * 1024 / 1e6
 
 
 def peak_rss_mb(pid: int) -> float:
-    """The most that a process's resident memory has been, in MB (10^6 bytes; proc(5), status)."""
+    """Return the peak of a process's resident memory in MB (10^6 bytes; proc(5), status)."""
     return _status_kb(pid, "VmHWM") * 1024 / 1e6
 
 
 def threads(pid: int) -> int:
-    """How many threads a process has."""
+    """Return the number of a process's threads."""
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
@@ -43,14 +43,14 @@ def _status_kb(pid: int, name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What an API server says it has served since it started, by (verb, resource) and by kind."""
+    """What an API server has served since it started: requests by (verb, resource), watch events by kind."""
 
     requests: Mapping[tuple[str, str], int]
     watch_events: Mapping[str, int]
     watch_bytes: Mapping[str, int]
 
     def since(self, before: "Served") -> "Served":
-        """The difference to an earlier look."""
+        """Return the difference to an earlier reading."""
         return Served(
             _minus(self.requests, before.requests),
             _minus(self.watch_events, before.watch_events),
@@ -63,7 +63,7 @@ def _minus(after: Mapping[_K, int], before: Mapping[_K, int]) -> dict[_K, int]:
 
 
 def served(page: str) -> Served:
-    """Read an API server's /metrics page."""
+    """Parse an API server's /metrics page."""
     requests: Counter[tuple[str, str]] = Counter()
     events: Counter[str] = Counter()
     sizes: Counter[str] = Counter()

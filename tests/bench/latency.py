@@ -1,7 +1,7 @@
-"""Round trips beside a stream, where leaf queues are fq_codel: on this machine's kernel, or else on Debian's.
+"""Round trips beside a stream with fq_codel as leaf queue: on this machine's kernel, or else on Debian's.
 
-Debian's kernel runs as a process (``hack/debian-kernel``), slower than a machine's own, so rates end at 50 Mbit/s. It
-has no nftables, so what is measured is slicebw's default class: its leaf is like every slice's.
+Debian's kernel runs as a process (``hack/debian-kernel``), slower than the machine's own, so rates end at 50 Mbit/s. It
+has no nftables, so slicebw's default class is measured; its leaf is the same as every slice's.
 """
 
 import json
@@ -27,43 +27,43 @@ CNI: Final = "the CNI plugin's, same burst"
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """For each ceiling: slicebw's round trip against the plugin's, and that both held the rate meanwhile."""
+    """Measure round trips of slicebw and the plugin at each ceiling, and whether both held the rate meanwhile."""
     kernel, measured = measure_somewhere(quick)
     for mbps, found in measured.items():
         case = f"ceiling {mbps} Mbit/s, Linux {kernel}"
         mine, its = ([Samples(tuple(column)) for column in zip(*found[name], strict=True)] for name in (SLICEBW, CNI))
         yield figure(case, "slicebw: rate error", mine[1], "%", at_most(3))
-        yield figure(case, "CNI plugin, burst as slicebw's: rate error", its[1], "%")
+        yield figure(case, "CNI plugin, same burst: rate error", its[1], "%")
         yield times(case, "slicebw: round trip under load", mine[3], "ms", (CNI, its[3]), at_most_times(1.0))
 
 
 Measured = dict[str, dict[str, list[list[float]]]]
-"""By ceiling in Mbit/s, by way: of every round rate, error, first second and round trip (:func:`held`)."""
+"""By ceiling in Mbit/s and by way, for each round: rate, error, first second and round trip (:func:`held`)."""
 
 
 def measure_somewhere(quick: bool) -> tuple[str, Measured]:
-    """Measure where there is fq_codel; the kernel's release, and what was found."""
+    """Measure on a kernel with fq_codel. Returns its release and the figures."""
     if has_fq_codel():
         return os.uname().release, measure(quick=quick)
-    say("this kernel has no fq_codel: round trips on Debian's")
+    say("this kernel has no fq_codel: measuring round trips on Debian's")
     with TemporaryDirectory() as folder:
         file = Path(folder) / "found.json"
         command = [str(ROOT / "hack/debian-kernel"), sys.executable, "-m", "tests.bench.latency", str(file)]
         command += ["--quick"] if quick else []
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as script:
             try:
-                said, _ = script.communicate()
+                output, _ = script.communicate()
             except BaseException:
-                script.terminate()  # and not kill, as subprocess.run would: it has a kernel to end
+                script.terminate()  # not kill, as subprocess.run would: the script must end its kernel
                 raise
         if script.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}: exit code {script.returncode}: {said[-2000:]}")
+            raise RuntimeError(f"{' '.join(command)}: exit code {script.returncode}: {output[-2000:]}")
         found = json.loads(file.read_text())
     return found["kernel"], found["measured"]
 
 
 def measure(*, quick: bool) -> Measured:
-    """Both ways in turn, at each ceiling."""
+    """Measure both ways in turn, at each ceiling."""
     measured: Measured = {}
     for mbps in RATES_MBPS[1:2] if quick else RATES_MBPS:
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Which pod belongs to which slice, all in one namespace: after one change, beside the same from nothing."""
+"""Membership of pods in one namespace: one change, compared with computing all from nothing."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +12,12 @@ from tests.bench.frame import Row, at_least_times, count, in_turn, less
 SIZES = ((100, 250), (4_000, 10_000))
 MOVED_PODS = 100
 NAMESPACE = "lab"
-ANEW = "from nothing"
+FROM_NOTHING = "from nothing"
 NS_PER_MS = 1_000_000
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """One pod gets another address; one SliceBandwidth takes a hundred pods of others, or gives them back."""
+    """Give one pod another address, and let one SliceBandwidth select a hundred pods of others."""
     for slices, pods in SIZES[:1] if quick else SIZES:
         case = f"{count(slices)}, {pods:,} pods"
         most = (slices, pods) == SIZES[-1]
@@ -30,19 +30,19 @@ def rows(quick: bool) -> Iterator[Row]:
         found = in_turn(
             2 if quick else 15,
             {
-                ANEW: _cpu_ms(lambda: resolve(specs, here)),  # noqa: B023 - all are run in this iteration
+                FROM_NOTHING: _cpu_ms(lambda: resolve(specs, here)),  # noqa: B023 - all are run in this iteration
                 "pod": _cpu_ms(lambda: resolve(specs, moved, last)),  # noqa: B023
                 "spec": _cpu_ms(lambda: resolve(wide, here, last)),  # noqa: B023
             },
         )
-        reference = (ANEW, found[ANEW])
+        reference = (FROM_NOTHING, found[FROM_NOTHING])
         yield less(case, "one pod changed: CPU", found["pod"], "ms", reference, at_least_times(30) if most else None)
         what = f"one selector changed, {MOVED_PODS} pods moved: CPU"
         yield less(case, what, found["spec"], "ms", reference, at_least_times(6) if most else None)
 
 
 def _spec(number: int, selected: "range | list[int]") -> SliceSpec:
-    """A SliceBandwidth that asks for a label that all pods have, and for one that tells slices apart."""
+    """Make a SliceBandwidth that selects by two labels: one that all pods have, and one for each slice."""
     requirements = (
         Requirement("managed-by", SelectorOperator.IN, ("lab",)),
         Requirement("slice", SelectorOperator.IN, tuple(f"s{one}" for one in selected)),
@@ -59,7 +59,7 @@ def _pod(number: int, slices: int) -> Pod:
 
 
 def _cpu_ms(action: Callable[[], Membership]) -> Callable[[], float]:
-    """Processor time: on a busy machine others' work is not in it."""
+    """Measure CPU time, which does not include the work of other programs on a busy machine."""
 
     def measure() -> float:
         begun_ns = time.process_time_ns()

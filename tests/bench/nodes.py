@@ -1,4 +1,4 @@
-"""Nodes to measure on: a namespace with an uplink, and as many slices as wanted."""
+"""Nodes to measure on: a namespace with an uplink and any number of slices."""
 
 import socket
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ from tests.support.trees import LINE_RATE_BPS, creation, tree
 
 @contextmanager
 def node_with_tree(slices: int) -> Iterator[HtbShaper]:
-    """Stand in a node on whose uplink this many slices have their classes, none of them held to less than the line."""
+    """Enter a new node with the classes of this many slices on its uplink. No class limits below the line rate."""
     with Topology(pods=0) as lab, lab.node.inside():
         shaper = HtbShaper()
         try:
@@ -48,12 +48,12 @@ def node_with_tree(slices: int) -> Iterator[HtbShaper]:
 
 
 def address_of(number: int) -> str:
-    """The address of the number-th pod of :func:`desired_state`."""
+    """Return the address of the number-th pod of :func:`desired_state`."""
     return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
 def desired_state(slices: int, **limits: int) -> DesiredState:
-    """So many slices of one pod each. ``limits`` are fields of both their classes that are not the defaults'."""
+    """Make a desired state of slices with one pod each. ``limits`` replace defaults in both traffic classes."""
     both = replace(
         DEFAULT_LIMITS,
         standard=replace(DEFAULT_LIMITS.standard, **limits),
@@ -78,7 +78,7 @@ def desired_state(slices: int, **limits: int) -> DesiredState:
 
 
 def pod(number: int, of_slice: int | None = None) -> Pod:
-    """The number-th pod; it is of the slice of the same number unless that is said."""
+    """Make the number-th pod. It belongs to the slice of the same number, or to ``of_slice``."""
     return Pod(
         namespace=f"slice-{of_slice or number}",
         name=f"pod-{number}",
@@ -92,17 +92,17 @@ def pod(number: int, of_slice: int | None = None) -> Pod:
 
 
 class StaticFeed:
-    """The Feed port over a desired that the benchmark replaces."""
+    """A Feed that gives the state that the benchmark sets."""
 
     def __init__(self, desired: DesiredState) -> None:
         self.now = desired
 
     def desired_state(self) -> DesiredState:
-        """What is wanted now."""
+        """Return the present desired state."""
         return self.now
 
     def limit(self, part: float, max_rate_bps: int) -> None:
-        """Give this part of all slices another ceiling, in both classes."""
+        """Change the ceiling of a part of all slices (0 to 1), in both traffic classes."""
         slices = list(self.now.slices)
         for index in range(round(len(slices) * part)):
             spec = slices[index]
@@ -115,7 +115,7 @@ class StaticFeed:
 
 
 class _Nobody:
-    """A Reporter port behind which nobody reads: writing reports is measured elsewhere."""
+    """A Reporter that drops all reports: writing them is measured elsewhere."""
 
     def report(
         self,
@@ -124,22 +124,22 @@ class _Nobody:
         events: Sequence[PendingEvent],
         node: NodeReport | None,
     ) -> None:
-        """Take note of nothing."""
+        """Drop the reports."""
 
     def previous_reports(self) -> Sequence[UsageReport] | None:
-        """Nothing was reported before."""
+        """Return no earlier reports."""
         return ()
 
     def acknowledged(self) -> frozenset[str]:
-        """Nothing is."""
+        """Return no Events."""
         return frozenset()
 
 
 class Agent:
-    """An agent's whole reconciler on the real kernel and the real disk, run pass by pass, in this thread."""
+    """An agent's whole reconciler on the real kernel and disk, run pass by pass in this thread."""
 
     def __init__(self, desired: DesiredState, folder: Path) -> None:
-        """The ledger is kept in ``folder``; what is there is taken up."""
+        """Start from the ledger in ``folder``, if there is one, and keep it there."""
         self.feed = StaticFeed(desired)
         self.shaper = HtbShaper()
         self.classifier = NftClassifier()
@@ -149,23 +149,23 @@ class Agent:
         self.reconciler.start()
 
     def settle(self) -> None:
-        """Pass until nothing is left to do."""
+        """Make passes until one changes nothing. Raises RuntimeError after ten."""
         for _ in range(10):
             done = self.reconciler.stats.applied.total
             self.reconciler.run_once()
             if self.reconciler.stats.applied.total == done:
                 return
-        raise RuntimeError("ten passes, and there is still something to do")
+        raise RuntimeError("the tenth pass still changed something")
 
     def close(self) -> None:
-        """Free the sockets. The kernel stays as it is."""
+        """Close the sockets. The kernel keeps its state."""
         self.reconciler.close()
         self.classifier.close()
 
 
 @contextmanager
 def agent_on_a_node(desired: DesiredState) -> Iterator[Agent]:
-    """Stand in a new node with an agent that has brought it to what is wanted."""
+    """Enter a new node with an agent that has brought it to the desired state."""
     with Topology(pods=0) as lab, lab.node.inside(), TemporaryDirectory() as folder:
         agent = Agent(desired, Path(folder))
         try:
@@ -176,18 +176,18 @@ def agent_on_a_node(desired: DesiredState) -> Iterator[Agent]:
 
 
 class Traffic:
-    """Lets slices of this node send: one datagram each, put into the class by its priority as a tunnel's are."""
+    """Sends datagrams of slices on this node. The socket's priority names the class, as it does for tunnels."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def send(self, slices: int) -> None:
-        """One datagram from each of the first so many slices, in its standard class."""
+        """Send one datagram for each of the first ``slices`` slices, in its standard class."""
         for slice_id in range(1, slices + 1):
             priority = HANDLE_MAJOR << 16 | leaf(TrafficClass.STANDARD, slice_id)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
             self._socket.sendto(bytes(100), (SINK, 9))
 
     def close(self) -> None:
-        """Free the socket."""
+        """Close the socket."""
         self._socket.close()

@@ -1,9 +1,9 @@
-"""Packets through the node: what shaping costs, and how well rates, bursts, delays and shares are held.
+"""Packets through the node: the cost of shaping, and how exactly rates, bursts, delays and shares are held.
 
-Rates are of bytes on the wire, as HTB counts them: IP packets and their Ethernet headers, without preamble, gap and
-checksum. Where rates are measured the uplink passes on no bundles (GSO), so that the sink's device counts the same
-bytes; at 1,000 Mbit/s pods may hand it bundles, or no processor here could fill the ceiling. The first second begins
-with the first packet that arrives. Round trips depend on the leaf queues that the kernel has: see latency.
+Rates count bytes as HTB does: IP packets with their Ethernet headers, without preamble, gap and checksum. For rates the
+uplink passes on no bundles of packets (GSO), so that the sink's device counts the same bytes. At 1,000 Mbit/s pods may
+send bundles, because no processor here fills that ceiling with single packets. The first second begins with the first
+packet that arrives. Round trips depend on the kernel's leaf queues: see latency.
 """
 
 import time
@@ -40,7 +40,7 @@ NODE_MBPS: Final = 100
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Costs first, then how well limits are held."""
+    """Measure what shaping costs, and then how exactly limits are held."""
     sizes = SLICES[:2] if quick else SLICES
     yield from throughput(sizes, seconds=1 if quick else 2, rounds=0 if quick else 5)
     yield from packets(sizes, seconds=0.5 if quick else 2, rounds=0 if quick else 5)
@@ -50,10 +50,10 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def labs(stack: ExitStack, sizes: Sequence[int], *, offloads: bool) -> dict[str, Shaped]:
-    """The same path in all ways at once, so that they can be measured in turn; none is held to anything."""
+    """Build the same path once for each way of shaping, so that they can be measured in turn. None is limited."""
     found: dict[str, Shaped] = {UNSHAPED: Unshaped(offloads=offloads), CNI: ByCniPlugin(offloads=offloads)}
     for slices in sizes:
-        say(f"a node with {slices:,} slices for packets")
+        say(f"making a node with {slices:,} slices")
         found[with_slices(slices)] = BySlicebw(slices=slices, offloads=offloads)
     for lab in found.values():
         stack.enter_context(lab)
@@ -62,12 +62,12 @@ def labs(stack: ExitStack, sizes: Sequence[int], *, offloads: bool) -> dict[str,
 
 
 def with_slices(slices: int) -> str:
-    """How rows name it."""
+    """Return the name of this size in rows."""
     return f"with {slices:,} slice{'' if slices == 1 else 's'}"
 
 
 def costs(case: str, unit: str, found: dict[str, Samples]) -> Iterator[Row]:
-    """Rows of what goes through in each way, against unshaped, and the largest tree against the smallest."""
+    """Make rows of each way against unshaped, and of the largest tree against the smallest."""
     for name, samples in found.items():
         if name == UNSHAPED:
             yield figure(case, name, samples, unit)
@@ -80,7 +80,7 @@ def costs(case: str, unit: str, found: dict[str, Samples]) -> Iterator[Row]:
 
 
 def throughput(sizes: Sequence[int], seconds: int, rounds: int) -> Iterator[Row]:
-    """One TCP stream, bundled up to 64 KiB as on a real node."""
+    """Measure one TCP stream, in bundles of up to 64 KiB as on a real node."""
     with ExitStack() as stack:
         ways = labs(stack, sizes, offloads=True)
         say("TCP throughput, in turn")
@@ -89,12 +89,12 @@ def throughput(sizes: Sequence[int], seconds: int, rounds: int) -> Iterator[Row]
 
 
 def tcp_mbps(shaped: Shaped, seconds: int) -> Callable[[], float]:
-    """Measures what one stream gets."""
+    """Make a measurement of one stream's rate."""
     return lambda: shaped.lab.tcp_rate_bps(shaped.lab.pod(0), shaped.lab.sink.address, seconds) / M
 
 
 def packets(sizes: Sequence[int], seconds: float, rounds: int) -> Iterator[Row]:
-    """Small datagrams, none bundled: what each packet costs."""
+    """Measure small datagrams without bundles: the cost of each packet."""
     with ExitStack() as stack:
         ways = labs(stack, sizes, offloads=False)
         say("packets per second, in turn")
@@ -103,7 +103,7 @@ def packets(sizes: Sequence[int], seconds: float, rounds: int) -> Iterator[Row]:
 
 
 def kilopackets(lab: Topology, seconds: float) -> Callable[[], float]:
-    """Measures how many small datagrams arrive in a second, sent as fast as one processor can."""
+    """Make a measurement of small datagrams that arrive in a second, sent as fast as one processor can."""
 
     def measure() -> float:
         flow = lab.start_small_udp(lab.pod(0), lab.sink.address, SMALL_BYTES)
@@ -121,7 +121,7 @@ def kilopackets(lab: Topology, seconds: float) -> Callable[[], float]:
 
 
 def rates(mbps: int, seconds: float, rounds: int) -> Iterator[Row]:
-    """One ceiling, held by slicebw, by the plugin with slicebw's burst, and by the plugin as containerd runs it."""
+    """Measure one ceiling with slicebw, and with the plugin at slicebw's burst and at containerd's."""
     case = f"ceiling {mbps:,} Mbit/s"
     say(f"{case}: rate, first second, round-trip time")
     burst_bits = burst_bytes(mbps * M, LINE_RATE_BPS) * 8
@@ -129,7 +129,7 @@ def rates(mbps: int, seconds: float, rounds: int) -> Iterator[Row]:
     with ExitStack() as stack:
         ways: dict[str, Shaped] = {
             "slicebw": BySlicebw(**bundles),
-            "CNI plugin, burst as slicebw's": ByCniPlugin(burst_bits=burst_bits, **bundles),
+            "CNI plugin, same burst": ByCniPlugin(burst_bits=burst_bits, **bundles),
             "CNI plugin, as containerd runs it": ByCniPlugin(burst_bits=CONTAINERD_BURST_BITS, **bundles),
         }
         for shaped in ways.values():
@@ -143,12 +143,12 @@ def rates(mbps: int, seconds: float, rounds: int) -> Iterator[Row]:
         yield figure(case, f"{name}: rate error", error, "%", at_most(3) if is_mine else None)
         yield figure(case, f"{name}: first second above it by", first, "%", at_most(10) if is_mine else None)
         yield figure(case, f"{name}: round trip under load", rtt, "ms")
-    reference = ("the CNI plugin's, same burst", found["CNI plugin, burst as slicebw's"][3])
+    reference = ("the CNI plugin's, same burst", found["CNI plugin, same burst"][3])
     yield times(case, "slicebw: round trip under load", mine[3], "ms", reference)
 
 
 def held(shaped: Shaped, mbps: int, seconds: float) -> Callable[[], tuple[float, float, float, float]]:
-    """Measures rate, its error in %, the first second's excess in %, and the median round trip beside the stream."""
+    """Make a measurement: rate, its error in %, the first second's excess in %, median round trip beside the stream."""
 
     def measure() -> tuple[float, float, float, float]:
         lab = shaped.lab
@@ -156,7 +156,7 @@ def held(shaped: Shaped, mbps: int, seconds: float) -> Callable[[], tuple[float,
         idle = received(lab)
         flow = lab.traffic(lab.pod(0), lab.sink.address, 60)
         try:
-            # The stream's control connection comes first; the data is there when more than a packet has arrived.
+            # The stream's control connection comes first: more than one packet's bytes mean that the data has begun.
             wait_until(lambda: received(lab) > idle + 2_000, "the stream arrives")
             before, begin = received(lab), time.monotonic()
             sleep_until(begin + 1)
@@ -173,7 +173,7 @@ def held(shaped: Shaped, mbps: int, seconds: float) -> Callable[[], tuple[float,
 
 
 def shares(seconds: float) -> Iterator[Row]:
-    """Two pods want all of a 100 Mbit/s uplink, one by a single stream, the other by eight: each is to get half."""
+    """Let two pods fill a 100 Mbit/s uplink, one with a single stream, the other with eight: each should get half."""
     case = f"2 pods, uplink {NODE_MBPS} Mbit/s, 1 and 8 streams"
     say(f"fairness: {case}")
     mine, cni = BySlicebw(pods=2, slices=2, offloads=False), ByCniPlugin(pods=2, offloads=False)
@@ -187,7 +187,7 @@ def shares(seconds: float) -> Iterator[Row]:
 
 
 def unfairness(lab: Topology, seconds: float) -> float:
-    """By how many per cent of it the shares of two pods differ from half of what both get."""
+    """Return by how many percent a pod's share differs from half of both pods' bytes."""
     to = lab.sink.address
     lab.sink.start_meter()
     flows = [lab.traffic(lab.pod(0), to, 60), *(lab.traffic(lab.pod(1), to, 60) for _ in range(8))]
@@ -205,21 +205,21 @@ def unfairness(lab: Topology, seconds: float) -> float:
 
 
 def arrived(lab: Topology, pods: Sequence[Pod]) -> list[int]:
-    """Bytes that have arrived from each pod, all read at once."""
+    """Return the bytes that have arrived from each pod, all read at once."""
     meters = lab.sink.meters()
     return [meters.get((pod.address, lab.sink.address), Meter()).wire_bytes for pod in pods]
 
 
 def received(lab: Topology) -> int:
-    """Bytes that have come in at the sink, on the wire."""
+    """Return the bytes on the wire that have arrived at the sink."""
     return lab.sink.received_bytes(UPLINK)
 
 
 def received_packets(lab: Topology) -> int:
-    """Packets that have come in at the sink."""
+    """Return the packets that have arrived at the sink."""
     return lab.sink.received_packets(UPLINK)
 
 
 def sleep_until(deadline: float) -> None:
-    """Let a stretch of time pass: here it is what is measured over, nothing is waited for."""
+    """Sleep for the time of a measurement."""
     time.sleep(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Whole passes: read the kernel, count, decide, plan, save, apply, look again; beside a loop as bwmon had it."""
+"""Whole passes (read the kernel, count, decide, plan, save, apply, verify), compared with a bwmon-style loop."""
 
 import itertools
 import socket
@@ -34,7 +34,7 @@ from tests.support.trees import LINE_RATE_BPS, tree
 
 SLICES = (100, 1_000, 4_094)
 PARTS = (0.01, 0.1, 1.0)
-"""Of all ceilings, changed before a pass; of all slices, that have sent since the last one."""
+"""Parts of all ceilings that are changed before a pass, or of all slices that have sent since the last one."""
 PASS_EVERY_MS = 10_000
 BWMON = "a bwmon-style loop"
 TC_BATCH = "tc -batch"
@@ -47,7 +47,7 @@ AIMS_OVER_BWMON = {
     ("100 slices", NOTHING_SENT): at_most_times(0.2),
     ("1,000 slices", NOTHING_SENT): at_most_times(0.2),
     ("4,094 slices", NOTHING_SENT): at_most_times(0.2),
-    # The loop decides and reports nothing. At 100 slices most of it is the start of one program.
+    # The loop decides and reports nothing. At 100 slices most of its time is the start of one program.
     ("100 slices", "steady, 100% of slices sent"): at_most_times(1.5),
     ("1,000 slices", "steady, 100% of slices sent"): at_most_times(3),
     ("4,094 slices", "steady, 100% of slices sent"): at_most_times(3),
@@ -56,7 +56,7 @@ M = 1_000_000
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Steady passes, passes with changes, each against bwmon's way; and changes alone against ``tc -batch``."""
+    """Measure steady passes and passes with changes against bwmon's loop, and changes alone against ``tc -batch``."""
     for slices in (100,) if quick else SLICES:
         say(f"making a node with {count(slices)}")
         with agent_on_a_node(desired_state(slices)) as agent, tempfile.TemporaryDirectory() as folder:
@@ -67,10 +67,9 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def steady(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row]:
-    """Nothing to change: when nothing was sent, and when some or all of the slices have sent."""
+    """Measure passes that change nothing: nothing was sent, or some or all of the slices have sent."""
     case = count(slices)
     receive = floor(socket.if_nametoindex(UPLINK))
-    wanted: dict[str, int] = {}
 
     def slicebw() -> tuple[float, float]:
         return wall_and_cpu_ms(agent.reconciler.run_once)
@@ -85,14 +84,14 @@ def steady(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row
 
             subjects: dict[str, Callable[[], tuple[float, float]]] = {FLOOR: floor_after_traffic, "slicebw": slicebw}
             if part in (0.0, 1.0):
-                subjects[BWMON] = lambda: wall_and_cpu_ms(lambda: bwmon.run_once(wanted))
+                subjects[BWMON] = lambda: wall_and_cpu_ms(lambda: bwmon.run_once({}))
             found = in_turn_together(rounds, subjects)
             what = f"steady, {part:.0%} of slices sent" if part else NOTHING_SENT
             yield from compared(case, what, found)
 
 
 def compared(case: str, what: str, found: Mapping[str, Sequence[Samples]]) -> Iterator[Row]:
-    """A steady pass beside its references. Aims are of CPU: a pass that has counted also waits for the disk."""
+    """Compare a steady pass with its references. Aims are for CPU: a pass that has counted waits for the disk."""
     (wall, cpu), (floor_wall, floor_cpu) = found["slicebw"], found[FLOOR]
     yield times(case, f"{what}: wall", wall, "ms", (FLOOR, floor_wall))
     yield times(case, f"{what}: CPU", cpu, "ms", (FLOOR, floor_cpu), AIMS_OVER_FLOOR.get((case, what)))
@@ -106,7 +105,7 @@ def compared(case: str, what: str, found: Mapping[str, Sequence[Samples]]) -> It
 
 
 def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row]:
-    """A part of all slices gets other limits: the pass that carries them out."""
+    """Measure the pass after a part of all slices got other limits."""
     case = count(slices)
     rates = itertools.cycle((100 * M, 200 * M))
     for part in PARTS:
@@ -120,13 +119,13 @@ def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Ro
         def reference(changing: int = changing) -> tuple[float, float]:
             rate = next(rates)
             minors = [leaf(traffic_class, 1 + number) for number in range(changing) for traffic_class in TrafficClass]
-            wanted = {classid(minor): rate for minor in minors}
-            measured = wall_and_cpu_ms(lambda: bwmon.run_once(wanted))
+            ceilings_bps = {classid(minor): rate for minor in minors}
+            measured = wall_and_cpu_ms(lambda: bwmon.run_once(ceilings_bps))
             agent.feed.limit(changing / slices, rate)
-            agent.settle()  # it finds everything as it is wanted
+            agent.settle()  # it finds everything in place
             return measured
 
-        # The reference starts up to 8,188 processes: one round of it is enough, and it needs no warming up.
+        # The reference starts up to 8,188 processes: one round of it is enough, without a first one for the caches.
         its = in_turn_together(0, {BWMON: reference})[BWMON]
         mine = in_turn_together(rounds, {"slicebw": slicebw})["slicebw"]
         what = f"{part:.0%} of ceilings changed"
@@ -137,10 +136,9 @@ def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Ro
 
 
 def changes_alone(slices: int, rounds: int) -> Iterator[Row]:
-    """Only the changes, as they are handed to the kernel edge, against the same as text for ``tc -batch``.
+    """Measure only the changes of classes, against the same changes as text for ``tc -batch``.
 
-    Many slices change to few different ceilings where somebody edits their limits, and each to its own where they are
-    capped.
+    If somebody edits limits, many classes change to the same ceiling. If slices are capped, each changes to its own.
     """
     with node_with_tree(slices) as shaper:
         leaves = [spec for spec in tree(range(1, slices + 1)).values() if spec.minor & 0xFFF in range(1, slices + 1)]
@@ -159,7 +157,7 @@ def changes_alone(slices: int, rounds: int) -> Iterator[Row]:
             text = "".join(f"class change dev {UPLINK} {spec}\n" for spec in specs(step_bps))
             return wall_and_cpu_ms(lambda: subprocess.run(["tc", "-batch", "-"], input=text, text=True, check=True))
 
-        for words, step_bps, least in (("to one value", 0, 3.0), ("each to its own", 8_000, 1.5)):
+        for words, step_bps, least in (("to one value", 0, 3.0), ("each to its own value", 8_000, 1.5)):
             subjects = {"slicebw": partial(slicebw, step_bps), TC_BATCH: partial(tc_batch, step_bps)}
             found = in_turn_together(rounds, subjects)
             what = f"{len(leaves):,} ceilings {words}, the changes alone"

@@ -1,7 +1,7 @@
-"""All classes of the uplink: handle, parent, rate, ceiling, quantum and 64-bit byte counter.
+"""Reading all classes of the uplink: handle, parent, rate, ceiling, quantum and 64-bit byte counter.
 
-Nothing is sent between two reads: that is what a reader that goes on from its last read is best at. How it does without
-one, which costs somewhat more than a read after which all have sent, is measured beside it.
+Nothing is sent between two reads, which is the best case for a reader that knows its last read. A reader without a last
+read is measured, too: it costs somewhat more than a read after all slices have sent.
 """
 
 import socket
@@ -21,12 +21,12 @@ SLICES = (10, 100, 1_000, 4_094)
 FLOOR = "recv alone"
 TC = "tc -s class show"
 PYROUTE2 = "pyroute2"
-ANEW = "slicebw anew"
+WITHOUT_LAST = "slicebw without a last read"
 NLMSG_DONE = 3
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """For each size: the floor, slicebw over it, and slicebw against the others."""
+    """Compare slicebw at each size with the bare kernel dump, ``tc`` and pyroute2."""
     per_slice: list[float] = []
     for slices in SLICES[:2] if quick else SLICES:
         case = count(slices)
@@ -36,17 +36,17 @@ def rows(quick: bool) -> Iterator[Row]:
         most = slices == SLICES[-1]
         yield times(case, "slicebw", mine, "ms", (FLOOR, found[FLOOR]), at_most_times(1.5) if most else None)
         yield less(case, "slicebw", mine, "ms", (TC, found[TC]), at_least_times(3) if most else None)
-        yield times(case, "slicebw, nothing known before", found[ANEW], "ms", (FLOOR, found[FLOOR]))
-        yield less(case, "slicebw, nothing known before", found[ANEW], "ms", (TC, found[TC]))
+        yield times(case, "slicebw, without a last read", found[WITHOUT_LAST], "ms", (FLOOR, found[FLOOR]))
+        yield less(case, "slicebw, without a last read", found[WITHOUT_LAST], "ms", (TC, found[TC]))
         yield less(case, "slicebw", found["slicebw again"], "ms", (PYROUTE2, found[PYROUTE2]))
         per_slice.append(mine.median / slices)
     case = f"{SLICES[len(per_slice) - 1]:,} against {SLICES[len(per_slice) - 2]:,}"
     growth = per_slice[-1] / per_slice[-2]
-    yield single(case, "slicebw, time for one slice", growth, "times")
+    yield single(case, "slicebw, time per slice", growth, "times")
 
 
 def measure(rounds: int, generic_rounds: int) -> dict[str, Samples]:
-    """Read by all ways, in turn. pyroute2's is so slow that it gets few rounds, with slicebw beside it again."""
+    """Read in all ways, in turn. pyroute2 is so slow that it gets few rounds, with slicebw measured again beside it."""
     ifindex = socket.if_nametoindex(UPLINK)
     netlink, decoder = NetlinkSocket(), ClassDecoder()
     receive = floor(ifindex)
@@ -54,11 +54,16 @@ def measure(rounds: int, generic_rounds: int) -> dict[str, Samples]:
     def slicebw() -> float:
         return wall_ms(lambda: read_classes(netlink, ifindex, decoder))
 
-    def anew() -> float:
+    def without_last() -> float:
         return wall_ms(lambda: read_classes(netlink, ifindex, ClassDecoder()))
 
     with IPRoute() as route:
-        subjects = {FLOOR: lambda: wall_ms(receive), "slicebw": slicebw, ANEW: anew, TC: lambda: wall_ms(tc)}
+        subjects = {
+            FLOOR: lambda: wall_ms(receive),
+            "slicebw": slicebw,
+            WITHOUT_LAST: without_last,
+            TC: lambda: wall_ms(tc),
+        }
         found = in_turn(rounds, subjects)
         found |= in_turn(
             generic_rounds, {"slicebw again": slicebw, PYROUTE2: lambda: wall_ms(lambda: pyroute2(route, ifindex))}
@@ -68,7 +73,7 @@ def measure(rounds: int, generic_rounds: int) -> dict[str, Samples]:
 
 
 def floor(ifindex: int) -> Callable[[], None]:
-    """Receives the same dump, and looks at nothing of it: what no reader can be faster than."""
+    """Make a function that receives the same dump and decodes nothing: no reader can be faster."""
     request = TCMSG.pack(0, ifindex, 0, ROOT_HANDLE, 0)
     plain = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     plain.bind((0, 0))
@@ -93,7 +98,7 @@ def floor(ifindex: int) -> Callable[[], None]:
             break
 
     def receive() -> None:
-        # The number of bytes tells the end: the kernel makes larger datagrams once it has seen the buffer.
+        # Count bytes to find the end: the kernel makes larger datagrams once it has seen the size of the buffer.
         plain.send(message)
         left = whole
         while left > 0:
@@ -103,12 +108,12 @@ def floor(ifindex: int) -> Callable[[], None]:
 
 
 def tc() -> None:
-    """As a shell script gets it: text in a pipe, read and thrown away."""
+    """Read as a shell script does: text from a pipe, which is thrown away."""
     subprocess.run(["tc", "-s", "class", "show", "dev", UPLINK], stdout=subprocess.PIPE, check=True)
 
 
 def pyroute2(route: IPRoute, ifindex: int) -> int:
-    """By pyroute2's decoder for any netlink message, and only what is wanted out of it."""
+    """Read with pyroute2's generic decoder, and pick the same fields. Returns the number of classes."""
     found = {}
     for message in route.get_classes(index=ifindex):
         parameters = message.get_nested("TCA_OPTIONS", "TCA_HTB_PARMS")

@@ -1,4 +1,4 @@
-"""A fleet on one API server: what a thousand nodes' reports and watches cost it, and the controller."""
+"""A fleet on one API server: the cost of its reports and watches for the API server and the controller."""
 
 import math
 import os
@@ -20,11 +20,11 @@ NODES = int(os.environ.get("SLICEBW_BENCH_NODES", "200"))
 """1000 is the full size: it takes ten minutes and 4 GB on two cores, which API server, etcd and simulator share."""
 PER_NODE = 20
 STARTS_PER_S = 8.0
-"""Agents that start in a second when a DaemonSet is rolled out here; with 20 usages each, what two cores can take."""
+"""Agents that start per second in the roll-out. With 20 usages each, two cores can keep up with this."""
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Roll a fleet out, watch it run, cap slices, change limits."""
+    """Roll out a fleet, let it run, cap slices, and change limits."""
     fleet = Fleet(nodes=8, per_node=4, slices=8) if quick else Fleet(NODES, PER_NODE, math.ceil(NODES * 0.6))
     case = f"{fleet.nodes:,} nodes, {fleet.usages:,} usages"
     with testbed(fleet) as bed:
@@ -38,14 +38,14 @@ def rows(quick: bool) -> Iterator[Row]:
         time.sleep(2 if quick else 60)
         after = bed.read()
         yield from _running(bed, case, before, after)
-        yield from _recalls(bed, case, 1 if quick else 3)
+        yield from _own_usages(bed, case, 1 if quick else 3)
         yield from _caps(bed, case, 3 if quick else 20)
         yield from _fan_out(bed, case, _per_s(before, after)["apiserver"], 5 if quick else 100)
         yield single(case, "watches broken", bed.watches().broken, "watches")
 
 
 def _watches(bed: Testbed, case: str) -> Iterator[Row]:
-    """Four watches for each node, with their lists."""
+    """Open four watches for each node, with their lists."""
     say(f"{4 * bed.fleet.nodes:,} watches")
     before = bed.rss_mb()["apiserver"]
     bed.start_watches()
@@ -56,7 +56,7 @@ def _watches(bed: Testbed, case: str) -> Iterator[Row]:
 
 
 def _roll_out(bed: Testbed, case: str) -> Iterator[Row]:
-    """All agents start within a while, recall, and report all their slices."""
+    """Start all agents over some time; each lists its own usages and reports all its slices."""
     fleet = bed.fleet
     ramp_s = fleet.nodes / STARTS_PER_S
     say(f"agents start, {STARTS_PER_S:g} a second")
@@ -79,18 +79,18 @@ def _roll_out(bed: Testbed, case: str) -> Iterator[Row]:
 def _memory(bed: Testbed, case: str) -> Iterator[Row]:
     resident = bed.rss_mb()
     yield single(case, "controller, resident memory", resident["controller"], "MB")
-    yield single(case, "controller, its peak", peak_rss_mb(bed.controller.pid), "MB")
+    yield single(case, "controller, resident memory, peak", peak_rss_mb(bed.controller.pid), "MB")
     yield single(case, "API server, resident memory", resident["apiserver"], "MB")
     yield single(case, "etcd, resident memory", resident["etcd"], "MB")
 
 
 def _per_s(before: Reading, after: Reading) -> dict[str, float]:
-    """CPU of each process, in cores."""
+    """Return the CPU of each process, in cores."""
     return {name: (after.cpu_s[name] - before.cpu_s[name]) / (after.at_s - before.at_s) for name in after.cpu_s}
 
 
 def _running(bed: Testbed, case: str, before: Reading, after: Reading) -> Iterator[Row]:
-    """Nobody starts, nobody changes limits: usages are reported, and statuses written."""
+    """Measure the steady state: usages are reported and statuses written; nothing starts and no limits change."""
     seconds = after.at_s - before.at_s
     case = f"{case}, running"
     served = after.served.since(before.served)
@@ -112,8 +112,8 @@ def _running(bed: Testbed, case: str, before: Reading, after: Reading) -> Iterat
     yield single(case, "latest pass of the simulator", after.reported.late_s, "s late")
 
 
-def _recalls(bed: Testbed, case: str, rounds: int) -> Iterator[Row]:
-    """What each starting agent asks first, against the plain question: this node's usages, none forgotten."""
+def _own_usages(bed: Testbed, case: str, rounds: int) -> Iterator[Row]:
+    """Measure the first request of a starting agent, its own usages, against a plain list from etcd."""
     node = bed.fleet.node(bed.fleet.nodes // 2)
 
     def ask(few: int) -> tuple[float, float]:
@@ -124,13 +124,13 @@ def _recalls(bed: Testbed, case: str, rounds: int) -> Iterator[Row]:
 
     plain = "a list from etcd"
     found = in_turn_together(rounds, {"slicebw": lambda: ask(0), plain: lambda: ask(sys.maxsize)})
-    yield less(case, "recall of a starting agent", found["slicebw"][0], "ms", (plain, found[plain][0]))
-    yield single(case, "recall, API server CPU", statistics.fmean(found["slicebw"][1].values), "ms")
-    yield single(case, "recall from etcd, API server CPU", statistics.fmean(found[plain][1].values), "ms")
+    yield less(case, "own usages listed at the start", found["slicebw"][0], "ms", (plain, found[plain][0]))
+    yield single(case, "own usages, API server CPU", statistics.fmean(found["slicebw"][1].values), "ms")
+    yield single(case, "own usages from etcd, API server CPU", statistics.fmean(found[plain][1].values), "ms")
 
 
 def _caps(bed: Testbed, case: str, times: int) -> Iterator[Row]:
-    """Slices are capped on one node each; how long until an agent's watch shows it in the SliceBandwidth's status."""
+    """Cap slices on one node each, and measure until an agent's watch shows it in the SliceBandwidth's status."""
     fleet, seconds = bed.fleet, []
     for number in range(times):
         made = bed.cap(number * fleet.nodes // times, number % fleet.per_node)
@@ -147,7 +147,7 @@ def _caps(bed: Testbed, case: str, times: int) -> Iterator[Row]:
 
 
 def _fan_out(bed: Testbed, case: str, idle_cores: float, times: int) -> Iterator[Row]:
-    """Changes of SliceBandwidths go to every agent: the time from the first to the last, bytes, and CPU."""
+    """Change SliceBandwidths, which goes to every agent: time from the first agent to the last, bytes, and CPU."""
     fleet = bed.fleet
     versions: list[int] = []
     before = bed.read()
@@ -173,19 +173,19 @@ def _fan_out(bed: Testbed, case: str, idle_cores: float, times: int) -> Iterator
 
 
 def _spread_s(bed: Testbed, version: int) -> float:
-    """From the first agent that is told of a version to the last."""
+    """Return the time from the first agent that gets a version to the last, in s."""
     firsts: list[float] = []
     lasts: list[float] = []
-    told = 0
+    agents = 0
 
-    def all_told() -> bool:
-        nonlocal told
+    def all_have_it() -> bool:
+        nonlocal agents
         found = bed.watches().fan_outs.get(version)
         if found is not None:
             firsts.append(found.first_s)
             lasts.append(found.last_s)
-            told += found.times
-        return told >= bed.fleet.nodes
+            agents += found.times
+        return agents >= bed.fleet.nodes
 
-    until(all_told, "all agents are told", 60, every_s=0.05)
+    until(all_have_it, "all agents have the change", 60, every_s=0.05)
     return max(lasts) - min(firsts)

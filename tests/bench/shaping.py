@@ -1,4 +1,4 @@
-"""Ways to shape a pod's traffic, on the same path: none, the bandwidth CNI plugin, slicebw."""
+"""Ways to shape a pod's traffic on the same path: not at all, by the bandwidth CNI plugin, by slicebw."""
 
 import json
 import subprocess
@@ -25,50 +25,50 @@ from tests.support.topology import UPLINK, Pod, Topology
 from tests.support.trees import STANDARD, creation, tree
 
 LINE_RATE_BPS: Final = 100_000_000_000
-"""Above what any processor sends, so that where nothing is to be limited nothing is."""
+"""More than any processor sends, so that it never limits."""
 CNI_BANDWIDTH: Final = "/usr/lib/cni/bandwidth"
 CONTAINERD_BURST_BITS: Final = 2**32 - 1
-"""What containerd hands the plugin for a pod with ``kubernetes.io/egress-bandwidth``: as good as no limit on bursts."""
+"""The burst that containerd gives the plugin for ``kubernetes.io/egress-bandwidth``: practically no limit."""
 
 
 class Shaped(AbstractContextManager["Shaped"]):
     """A node with pods and a sink, shaped in one of the ways. Use as a context manager."""
 
     def __init__(self, pods: int = 1, *, offloads: bool, uplink_offloads: bool | None = None) -> None:
-        """Not shaped at all yet. What the offloads are is said at :class:`~tests.support.topology.Topology`."""
+        """Start without limits. See :class:`~tests.support.topology.Topology` for the offloads."""
         self._stack = ExitStack()
         lab = Topology(pods=pods, offloads=offloads, uplink_offloads=uplink_offloads)
         self.lab = self._stack.enter_context(lab)
 
     def __exit__(self, *_: object) -> None:
-        """Take it down."""
+        """Remove the node."""
         self._stack.close()
 
     def limit(self, rate_bps: int) -> None:
-        """Hold every pod to this rate, from now on."""
+        """Limit every pod to this rate from now on."""
         raise NotImplementedError
 
 
 class Unshaped(Shaped):
-    """Nothing at all on the way."""
+    """No shaping at all."""
 
 
 class ByTree(Shaped):
-    """By slicebw's tree with so many slices, and no table: all that pods send is in the default class."""
+    """slicebw's tree without its nft table, so that all that pods send is in the default class."""
 
     def __init__(self, pods: int = 1, slices: int = 1, *, offloads: bool, uplink_offloads: bool | None = None) -> None:
         super().__init__(pods, offloads=offloads, uplink_offloads=uplink_offloads)
-        self._wanted: dict[int, ClassSpec] = tree(range(1, slices + 1), line_rate_bps=LINE_RATE_BPS)
+        self._specs: dict[int, ClassSpec] = tree(range(1, slices + 1), line_rate_bps=LINE_RATE_BPS)
         self._shaper = HtbShaper()
         self._stack.callback(self._shaper.close)
-        self._apply(creation(self._wanted))
+        self._apply(creation(self._specs))
 
     def limit(self, rate_bps: int) -> None:
         """Set the ceiling of the default class."""
         self._change([leaf(STANDARD, DEFAULT_ID)], rate_bps)
 
     def _change(self, minors: list[int], ceil_bps: int) -> None:
-        self._apply([ChangeClass(replace(self._wanted[minor], ceil_bps=ceil_bps)) for minor in minors])
+        self._apply([ChangeClass(replace(self._specs[minor], ceil_bps=ceil_bps)) for minor in minors])
 
     def _apply(self, changes: Sequence[TreeChange]) -> None:
         with self.lab.node.inside():
@@ -78,7 +78,7 @@ class ByTree(Shaped):
 
 
 class BySlicebw(ByTree):
-    """By slicebw's tree and table with so many slices. The pods are the last of them."""
+    """slicebw's tree and table. The pods belong to the last slices."""
 
     def __init__(self, pods: int = 1, slices: int = 1, *, offloads: bool, uplink_offloads: bool | None = None) -> None:
         slices = max(slices, pods)
@@ -103,10 +103,10 @@ class BySlicebw(ByTree):
 
 
 class ByCniPlugin(Shaped):
-    """By the CNI project's bandwidth plugin, run as a container runtime runs it: a TBF per pod behind an ifb device.
+    """The CNI project's bandwidth plugin, run as a container runtime runs it: a TBF per pod behind an ifb device.
 
     Args:
-        burst_bits: the burst to ask for; containerd's unless given.
+        burst_bits: the burst to ask for; containerd's by default.
     """
 
     def __init__(
@@ -126,13 +126,13 @@ class ByCniPlugin(Shaped):
         for index, pod in enumerate(self.lab.pods):
             if self._limited:
                 self._run("DEL", f"pod{index}", pod, rate_bps)
-                # It leaves this to go with the pod's device, which here stays.
+                # The plugin leaves this qdisc to go with the pod's device, but here the device stays.
                 self.lab.node.run("tc", "qdisc", "del", "dev", f"pod{index}", "ingress")
             self._run("ADD", f"pod{index}", pod, rate_bps)
         self._limited = True
 
     def line(self, rate_bps: int) -> None:
-        """Make the uplink a line of this rate, which all pods share: a plain queue, as in a switch."""
+        """Limit the uplink to this rate for all pods together, with a plain queue as in a switch."""
         words = f"tc qdisc replace dev {UPLINK} root tbf rate {rate_bps}bit burst 32k latency 50ms".split()
         self.lab.node.run(*words)
 

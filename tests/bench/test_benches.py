@@ -1,4 +1,4 @@
-"""Every benchmark runs, and what it finds is complete and sane. How fast anything was is not asked here."""
+"""Check that every benchmark runs and that its rows are complete and plausible. Speed is not checked here."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def test_a_benchmark_finds_rows_that_are_complete(name: str, tmp_path: Path) -> 
 
 
 def test_a_ratio_is_that_of_rounds_and_not_of_medians() -> None:
-    """A round in which the machine was slow for both says as much as any other."""
+    """A round in which the machine was slow for both counts like any other."""
     mine, its = Samples((2.0, 20.0, 2.0)), Samples((1.0, 10.0, 1.0))
     assert times("case", "mine", mine, "ms", ("its", its)).ratio == pytest.approx(2)
     assert less("case", "its", its, "ms", ("mine", mine)).ratio == pytest.approx(2)

@@ -1,1 +1,1 @@
-"""A testbed of a thousand nodes in a few processes: their reports and their watches, on a real API server."""
+"""Simulates a thousand nodes in a few processes: their reports and watches, on a real API server."""

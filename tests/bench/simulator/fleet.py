@@ -1,4 +1,4 @@
-"""The testbed that is simulated: which slices run on which nodes, and how much they send. No I/O."""
+"""The simulated nodes: which slices run on which node, and how much they send. No I/O."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from slicebw.core.reports import ClassUsage, NodeReport, UsageReport
 from slicebw.core.text import rate_text
 
 BUSY_BPS: Final = 20_000_000
-"""A busy slice moves 1.4 % of its default budget a minute, so that each minute makes a report."""
+"""A busy slice uses 1.4 % of its default budget a minute, so that it is reported every minute."""
 QUIET_BPS: Final = 8_000
-"""A quiet one moves, but never by 1 % of its budget in a period."""
+"""A quiet slice sends, but never 1 % of its budget in a period."""
 CAP_BPS: Final = 512_000
 NODE_CAP_BPS: Final = 1_000_000_000
 
@@ -33,36 +33,36 @@ class Fleet:
     idle_percent: int = 50
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Raise ValueError if a node had to run a slice twice."""
         if not 1 <= self.per_node <= self.slices:
             raise ValueError(f"{self.per_node} slices a node of {self.slices} slices: use 1 to {self.slices}")
 
     @property
     def usages(self) -> int:
-        """How many BandwidthUsages there are."""
+        """The number of BandwidthUsages."""
         return self.nodes * self.per_node
 
     def node(self, number: int) -> str:
-        """The name of a node."""
+        """Return the name of a node."""
         return f"sim-node-{number:05}"
 
     def key(self, number: int) -> SliceKey:
-        """The identity of a slice; each has a namespace of its own."""
+        """Return the key of a slice; each has a namespace of its own."""
         return SliceKey(f"sim-tenant-{number:05}", "slice")
 
     def slices_on(self, node: int) -> Iterator[int]:
-        """The slices that run on a node."""
+        """Give the numbers of the slices that run on a node."""
         return ((node * self.per_node + index) % self.slices for index in range(self.per_node))
 
     def rate_bps(self, node: int, index: int) -> int:
-        """What the slice of this index on a node sends, spread evenly over the fleet."""
+        """Return the rate at which the slice of this index on a node sends; busy slices are spread over the fleet."""
         lot = (node * self.per_node + index) * 7919 % 100
         if lot < self.busy_percent:
             return BUSY_BPS
         return 0 if lot < self.busy_percent + self.idle_percent else QUIET_BPS
 
     def slice_bandwidth(self, number: int) -> dict[str, Any]:
-        """A SliceBandwidth as an operator writes it."""
+        """Make a SliceBandwidth as an administrator writes it."""
         key = self.key(number)
         limits = {"minRate": "512k", "maxRate": "100M", "budget": "10800M", "threshold": "80%"}
         return {
@@ -75,14 +75,14 @@ class Fleet:
 
 @dataclass(slots=True)
 class SimulatedNode:
-    """One node's slices and what they have sent; reports it as an agent's pass would."""
+    """One node's slices and the bytes they have sent, reported as by an agent's pass."""
 
     fleet: Fleet
     number: int
     begun_s: int
-    """The wall clock's time at which all its periods began."""
+    """When all its periods began, in seconds since the epoch."""
     capped: dict[SliceKey, int] = field(default_factory=dict)
-    """Since when slices are capped, in seconds of the wall clock."""
+    """Since when slices are capped, in seconds since the epoch."""
 
     @property
     def name(self) -> str:
@@ -90,7 +90,7 @@ class SimulatedNode:
         return self.fleet.node(self.number)
 
     def usages(self, now_s: float) -> list[UsageReport]:
-        """What the node's pass would report at this time of the wall clock."""
+        """Return the usage reports of a pass at this time (seconds since the epoch)."""
         found = []
         for index, number in enumerate(self.fleet.slices_on(self.number)):
             key = self.fleet.key(number)
@@ -109,7 +109,7 @@ class SimulatedNode:
         return found
 
     def node_report(self, now_s: float) -> NodeReport:
-        """The state of the node; its own traffic never rests."""
+        """Return the node's report. The host's own traffic never stops."""
         sent_bytes = int(max(0.0, now_s - self.begun_s) * 1_000)
         return NodeReport(
             device="eth0",
@@ -127,7 +127,7 @@ class SimulatedNode:
         )
 
     def cap(self, index: int, now_s: float) -> tuple[SliceKey, PendingEvent]:
-        """The slice of this index crosses its threshold: what the ledger would owe about it."""
+        """Cap the slice of this index. Returns its key and the Event that the ledger would hold."""
         key = self.fleet.key(list(self.fleet.slices_on(self.number))[index])
         self.capped[key] = int(now_s)
         return key, PendingEvent(

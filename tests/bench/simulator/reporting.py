@@ -1,7 +1,7 @@
 """The simulated agents' reports: one process, with the product's own report queue, sink and throttle for each node.
 
-What is simulated is the kernel behind them, and that they share connections: each of them has its own queue, its own
-write budget, asks for the usages of an earlier agent, and makes a pass every ten seconds.
+Each agent has its own queue and write budget, lists the usages of an earlier agent, and makes a pass every ten seconds.
+Only the kernel is simulated, and all agents share their connections.
 """
 
 import heapq
@@ -27,7 +27,7 @@ AGE_S: Final = 3600
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """Ask for a cap: of the slice with this index on this node."""
+    """A request to cap the slice with this index on this node."""
 
     node: int
     index: int
@@ -35,23 +35,23 @@ class Cap:
 
 @dataclass(frozen=True, slots=True)
 class CapMade:
-    """A slice was capped, and reported so, at ``at_s`` of the monotonic clock, which all processes share."""
+    """The answer to :class:`Cap`: capped and reported at ``at_s`` (monotonic clock, the same in all processes)."""
 
     namespace: str
     at_s: float
 
 
 class Stop:
-    """Ask for the end."""
+    """A request to end."""
 
 
 class Look:
-    """Ask for :class:`Reported`."""
+    """A request for :class:`Reported`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What the fleet has reported so far. ``late_s``: by how much the latest pass came later than it was due."""
+    """What the fleet has reported so far. ``late_s`` is by how much the last pass was late."""
 
     started: int
     waiting: int
@@ -68,7 +68,7 @@ class _Agent:
         self.node = node
         self.reports = ReportQueue(ApiSink(api, node.name))
         self._throttle = ReportThrottle(REPORT_INTERVAL_NS)
-        # Ten minutes' silence of a thousand nodes ends at a thousand different times, though all start within one.
+        # Spread over ten minutes when nodes end their silence, as in a fleet that did not start all at once.
         self._age_ns: int = node.number * 7919 * NS % SILENCE_NS
 
     def start(self) -> None:
@@ -83,7 +83,7 @@ class _Agent:
 
 
 class Reporting:
-    """All agents' reports, in the calling thread and one :class:`ApiThread`."""
+    """All agents' reports, from the calling thread and one :class:`ApiThread`."""
 
     def __init__(self, kubeconfig: str, fleet: Fleet, ramp_s: float) -> None:
         self._meter = TrafficMeter()
@@ -97,7 +97,7 @@ class Reporting:
         self._late_s = 0.0
 
     def serve(self, pipe: Pipe) -> None:
-        """Make passes when they are due, and do what is asked, until asked to stop."""
+        """Make passes when they are due and answer requests, until :class:`Stop` comes."""
         while True:
             if pipe.poll(max(0.0, self._due[0][0] - time.monotonic())):
                 match pipe.recv():
@@ -123,9 +123,9 @@ class Reporting:
 
     def _cap(self, number: int, index: int) -> CapMade:
         agent = self._agents[number]
-        key, note = agent.node.cap(index, time.time())
+        key, event = agent.node.cap(index, time.time())
         at_s = time.monotonic()
-        agent.make_pass((note,))
+        agent.make_pass((event,))
         return CapMade(key.namespace, at_s)
 
     def _look(self) -> Reported:
@@ -136,5 +136,5 @@ class Reporting:
 
 
 def run(pipe: Pipe, kubeconfig: str, fleet: Fleet, ramp_s: float) -> None:
-    """The process's body. Agents start one after the other within ``ramp_s``."""
+    """Run the process. Agents start one after the other within ``ramp_s``."""
     Reporting(kubeconfig, fleet, ramp_s).serve(pipe)

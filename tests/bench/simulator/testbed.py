@@ -1,4 +1,4 @@
-"""The simulated testbed as a whole: a control plane, a real controller, and the two processes of the simulator."""
+"""The whole testbed: a control plane, a real controller, and the two processes of the simulator."""
 
 import asyncio
 import multiprocessing
@@ -32,7 +32,7 @@ CALL_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Everything there is to read off at one moment; CPU in seconds since the processes' start."""
+    """All figures at one moment. CPU is in seconds since each process started."""
 
     at_s: float
     cpu_s: dict[str, float]
@@ -42,7 +42,7 @@ class Reading:
 
 
 class Testbed:
-    """A fleet on a control plane. Nothing of the fleet runs before it is started part by part."""
+    """A fleet on a control plane. The parts of the fleet are started one by one."""
 
     def __init__(self, cluster: Cluster, fleet: Fleet, folder: Path, stack: ExitStack) -> None:
         self.cluster, self.fleet, self._stack = cluster, fleet, stack
@@ -56,7 +56,7 @@ class Testbed:
         self._watchers: Pipe | None = None
 
     def call(self, work: Callable[[ApiClient], Coroutine[Any, Any, _T]]) -> _T:
-        """Run something with the product's client, and wait."""
+        """Run a coroutine with the product's client, and wait."""
         return self._api.call(work(self._api.client), CALL_S)
 
     def populate(self) -> None:
@@ -87,16 +87,16 @@ class Testbed:
         until(lambda: self.watches().open == 4 * self.fleet.nodes, "all watches are open", 60 + self.fleet.nodes / 2)
 
     def start_agents(self, ramp_s: float) -> None:
-        """Begin to start agents; all are started after ``ramp_s``."""
+        """Begin to start agents; all have started after ``ramp_s``."""
         self._agents, self.pids["agents"] = self._spawn("agents", reporting.run, self.fleet, ramp_s)
 
     def all_reported(self) -> bool:
-        """Whether every agent has started, and all that it had to say is written."""
+        """Tell whether every agent has started and has no reports waiting."""
         reported = self.reports()
         return reported.started == self.fleet.nodes and not reported.waiting and not reported.unanswered
 
     def all_rolled_up(self) -> bool:
-        """Whether every SliceBandwidth's status knows all nodes that run it."""
+        """Tell whether every SliceBandwidth's status counts all nodes that run it."""
 
         async def count(client: ApiClient) -> int:
             total = 0
@@ -107,28 +107,28 @@ class Testbed:
         return self.call(count) == self.fleet.usages
 
     def cap(self, node: int, index: int) -> reporting.CapMade:
-        """Cap a slice on a node."""
+        """Cap the slice of this index on a node."""
         return self._ask(self._agents, reporting.Cap(node, index))  # type: ignore[no-any-return]
 
     def reports(self) -> reporting.Reported:
-        """What the agents have reported."""
+        """Return what the agents have reported."""
         return self._ask(self._agents, reporting.Look())  # type: ignore[no-any-return]
 
     def watches(self) -> watching.Watching:
-        """What their watches have brought."""
+        """Return what their watches have received."""
         return self._ask(self._watchers, watching.Look())  # type: ignore[no-any-return]
 
     def served(self) -> Served:
-        """What the API server has served."""
+        """Return what the API server has served."""
         return served(self.cluster.kubectl("get", "--raw", "/metrics"))
 
     def read(self) -> Reading:
-        """Read everything off."""
+        """Read all figures."""
         cpu = {name: cpu_s(pid) for name, pid in self.pids.items()}
         return Reading(time.monotonic(), cpu, self.served(), self.reports(), self.watches())
 
     def rss_mb(self) -> dict[str, float]:
-        """Resident memory by process."""
+        """Return the resident memory of each process."""
         return {name: rss_mb(pid) for name, pid in self.pids.items()}
 
     def _spawn(self, name: str, body: Callable[..., None], *arguments: object) -> tuple[Pipe, int]:
@@ -162,7 +162,7 @@ class Testbed:
 
 @contextmanager
 def testbed(fleet: Fleet) -> Iterator[Testbed]:
-    """A control plane with slicebw's kinds for a fleet, in a temporary folder; all of it ends with the context."""
+    """Run a control plane with slicebw's kinds in a temporary folder, within the context."""
     folder = Path(tempfile.mkdtemp(prefix="slicebw-scale-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -173,7 +173,7 @@ def testbed(fleet: Fleet) -> Iterator[Testbed]:
 
 
 def until(condition: Callable[[], object], what: str, seconds: float, every_s: float = 0.25) -> float:
-    """Look again and again until a condition holds; how long that took, in s. Raises TimeoutError."""
+    """Poll until a condition holds. Returns how long that took, in s. Raises TimeoutError."""
     begun = time.monotonic()
     while not condition():
         if time.monotonic() - begun > seconds:
@@ -183,7 +183,7 @@ def until(condition: Callable[[], object], what: str, seconds: float, every_s: f
 
 
 async def all_of(work: Iterator[Coroutine[Any, Any, object]]) -> None:
-    """Run coroutines, a few at a time; one that the API server has no time for is not lost: it raises."""
+    """Run coroutines, CONCURRENT at a time. Raises SlicebwError if one of them failed."""
     gate = asyncio.Semaphore(CONCURRENT)
 
     async def one(coroutine: Coroutine[Any, Any, object]) -> None:

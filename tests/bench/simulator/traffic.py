@@ -1,4 +1,4 @@
-"""Counting what goes over the connections of a simulated fleet: requests, and bytes of bodies both ways."""
+"""Counts requests, and bytes of bodies both ways, over the connections of a simulated fleet."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ class Traffic:
     received_bytes: int
 
     def since(self, before: "Traffic") -> "Traffic":
-        """The difference to an earlier look."""
+        """Return the difference to an earlier reading."""
         requests = {method: count - before.requests.get(method, 0) for method, count in self.requests.items()}
         sent_bytes = self.sent_bytes - before.sent_bytes
         return Traffic(requests, sent_bytes, self.received_bytes - before.received_bytes)
 
 
 class TrafficMeter:
-    """An HTTP middleware that counts. Lives in one event loop; :meth:`now` may be called from any thread."""
+    """An HTTP middleware that counts. It runs in one event loop; :meth:`now` may be called from any thread."""
 
     def __init__(self) -> None:
         self._requests: Counter[str] = Counter()
@@ -36,7 +36,7 @@ class TrafficMeter:
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        """Count one request and the answer to it."""
+        """Count one request and its answer."""
         self._requests[request.method] += 1
         self._sent_bytes += int(request.headers.get("Content-Length", 0))
         response = await handler(request)
@@ -44,12 +44,12 @@ class TrafficMeter:
         return response
 
     def now(self) -> Traffic:
-        """What has been counted so far."""
+        """Return the counts so far."""
         return Traffic(dict(self._requests), self._sent_bytes, self._received_bytes)
 
 
 class MeteredConnection(Connection):
-    """A connection whose sessions are counted: for the product's own client, which knows nothing of it."""
+    """A connection whose sessions count, for the product's own client, which needs no change for it."""
 
     __slots__ = ("_meter",)
 
@@ -62,6 +62,6 @@ class MeteredConnection(Connection):
         return made
 
     def session(self, user_agent: str, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
-        """As in any connection, and counted."""
+        """Open a session that counts."""
         meter: TrafficMeter = self._meter  # type: ignore[attr-defined]
         return Connection.session(self, user_agent, meter, *middlewares)

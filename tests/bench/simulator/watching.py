@@ -1,8 +1,8 @@
 """The simulated agents' watches: one process that opens what each agent opens, and counts what comes.
 
-An agent watches four lists (``slicebw.kube.agent_feed``), each over a connection of its own. Here the same requests are
-made, over the product's own connections, and the answers are counted, but not taken in: a thousand caches of all
-SliceBandwidths would measure Python. What taking them in costs is what ``footprint`` shows.
+An agent watches four lists (``slicebw.kube.agent_feed``), each over a connection of its own. This process makes the
+same requests over the product's own connections and counts the answers, but does not decode them: with a thousand
+stores of all SliceBandwidths it would measure Python. ``footprint`` shows what decoding costs one agent.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from slicebw.kube.resources import NODE_BANDWIDTHS, PODS, SLICE_BANDWIDTHS
 from tests.bench.simulator.fleet import Fleet
 
 AT_ONCE: Final = 16
-"""Lists under way at a time: a DaemonSet's roll-out, not a thunderclap."""
+"""Lists under way at a time, as in a DaemonSet's roll-out, where agents do not all start at once."""
 REMEMBERED: Final = 20_000
 _VERSION: Final = re.compile(rb'"resourceVersion":"(\d+)"')
 
@@ -42,7 +42,7 @@ class Shown:
 
 @dataclass(slots=True)
 class FanOut:
-    """How one version of an object spread: when it came first and last, and how often it came."""
+    """How one version of an object spread: when it first and last came to an agent, and to how many."""
 
     first_s: float
     last_s: float
@@ -51,7 +51,7 @@ class FanOut:
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """What has come so far. ``open``: streams; ``broken``: streams that ended otherwise than by the server's will."""
+    """What has come so far. ``open`` counts streams, ``broken`` those that the server did not end itself."""
 
     open: int
     broken: int
@@ -63,11 +63,11 @@ class Watching:
 
 
 class Stop:
-    """Ask for the end."""
+    """A request to end."""
 
 
 class Look:
-    """Ask for :class:`Watching`. What was shown is told once."""
+    """A request for :class:`Watching`. Each answer has only what was shown since the last one."""
 
 
 @dataclass
@@ -105,7 +105,7 @@ class _Watches:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     def _watched_by(self, number: int) -> tuple[Watched, ...]:
-        """As ApiFeed has them."""
+        """Return the watches of one agent, as ApiFeed opens them."""
         node = self._fleet.node(number)
         return (
             Watched(SLICE_BANDWIDTHS),
@@ -193,5 +193,5 @@ class _Watches:
 
 
 def run(pipe: Pipe, kubeconfig: str, fleet: Fleet) -> None:
-    """The process's body."""
+    """Run the process."""
     asyncio.run(_Watches(kubeconfig, fleet).serve(pipe))
