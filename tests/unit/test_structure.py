@@ -1,6 +1,7 @@
-"""Limits on how code is cut, which no linter states as they are meant: read from the syntax tree of every file."""
+"""Rules about the shape and the words of operator/ that no linter has, checked on the syntax tree of every file."""
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,18 @@ import pytest
 OPERATOR = Path(__file__).parents[2] / "operator"
 MOST_LINES = 50
 MOST_PARAMETERS = 7
+MOST_CORE_FILES = 15
+
+OLD_WORDS = re.compile(
+    r"(^|_)(wishes|snapshot|classification|class_id|root_id|event_note|outbox|forgive_debt|set_leaf|verdict|decisions)"
+    r"(e?s)?(_|$)"
+)
+"""Words that the glossary has replaced. ``class_id`` was a slice id; tc's word is classid."""
+KEPT_WORDS = {
+    "slicebw/agent/checkpoint.py": {"outbox", "last_class_id"},  # keys of the ledger's file
+    "slicebw/api/bandwidth_usage.py": {"_CLASS_ID", "_class_id"},  # the field classId of a BandwidthUsage
+    "slicebw/cli/node.py": {"class_id"},  # a key of what ``slicebw node show`` prints as JSON
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Rule = Callable[[ast.Module], Iterator[tuple[int, str]]]
@@ -65,7 +78,46 @@ def star_tuples(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield item.lineno, "a star before a tuple that is written out"
 
 
-@pytest.mark.parametrize("rule", [long_functions, wide_functions, star_tuples])
+def without_docstring(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """A module whose docstring is missing or empty."""
+    if not (ast.get_docstring(tree) or "").strip():
+        yield 1, "no module docstring"
+
+
+def identifiers(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Every name that the code defines, imports or uses, and not the strings or comments."""
+    for node in ast.walk(tree):
+        for attribute in ("id", "attr", "arg", "name", "asname"):
+            name = getattr(node, attribute, None)
+            if isinstance(name, str):
+                yield getattr(node, "lineno", 0), name
+
+
+def old_words(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Identifiers with a word that the glossary has replaced, whether in snake case or in camel case."""
+    for line, name in identifiers(tree):
+        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+        found = OLD_WORDS.search(snake)
+        if found:
+            yield line, f"{name}: {found[2]} has another name now"
+
+
+def test_core_has_few_files() -> None:
+    files = sorted(path.name for path in (OPERATOR / "slicebw" / "core").glob("*.py") if path.name != "__init__.py")
+    assert len(files) <= MOST_CORE_FILES, files
+
+
+def test_no_old_word_comes_back_as_an_identifier() -> None:
+    broken = []
+    for path in sorted(OPERATOR.rglob("*.py")):
+        file = str(path.relative_to(OPERATOR))
+        for line, words in old_words(ast.parse(path.read_text())):
+            if words.split(":")[0] not in KEPT_WORDS.get(file, ()):
+                broken.append(f"{file}:{line}: {words}")
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("rule", [long_functions, wide_functions, star_tuples, without_docstring])
 def test_the_operator_keeps_the_rule(rule: Rule) -> None:
     broken = [
         f"{path.relative_to(OPERATOR)}:{line}: {words}"
@@ -92,6 +144,14 @@ METHOD = "class C:\n    def f(self, a, b, c, d, e, f, *, g{more}): ...\n"
         (star_tuples, "f(a, *(b, c))", 1),
         (star_tuples, "[*[a, b], c]", 1),
         (star_tuples, "f(*a, *g(b))", 0),
+        (without_docstring, "import ast", 1),
+        (without_docstring, '""" """', 1),
+        (without_docstring, '"""What it is for."""', 0),
+        (old_words, "class ClusterSnapshot: ...", 1),
+        (old_words, "def f(class_id): return class_id", 2),
+        (old_words, "from m import EventNote as Note", 1),
+        (old_words, "f(old_verdicts=1)", 1),
+        (old_words, "classid = decision = outboxed = 'wishes'  # verdict", 0),
     ],
 )
 def test_each_rule_finds_what_breaks_it(rule: Rule, text: str, found: int) -> None:
