@@ -1,4 +1,4 @@
-"""A real control plane as the tests see it: the kubernetes client drives it, and whoever runs it can stop it."""
+"""A real control plane for tests, driven with the kubernetes client. Tests can stop its API server."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ Object = Mapping[str, Any]
 
 
 def eventually(look: Callable[[], _T | None], within_s: float = 5.0, every_s: float = 0.02) -> _T:
-    """Look again and again until what is seen is true, and return it; fail when the time is up."""
+    """Call ``look`` until it returns something true, and return that. Raises AssertionError when the time is up."""
     deadline = time.monotonic() + within_s
     while True:
         seen = look()
@@ -33,7 +33,7 @@ def eventually(look: Callable[[], _T | None], within_s: float = 5.0, every_s: fl
 
 
 def throughout(look: Callable[[], object], for_s: float, every_s: float = 0.02) -> None:
-    """Look again and again, and fail at the first time that what is seen is not true."""
+    """Call ``look`` for some time. Raises AssertionError as soon as it returns something false."""
     deadline = time.monotonic() + for_s
     while time.monotonic() < deadline:
         assert look()
@@ -67,31 +67,29 @@ class ClusterClient:
         ).stdout
 
     def install_crds(self, *plurals: str) -> None:
-        """Install the named kinds, or all, and wait until the API server serves them.
-
-        Through the API, not with kubectl: its check by the schema of Kubernetes 1.20 refuses CEL rules.
-        """
-        wanted = plurals or tuple(kind.plural for kind in kinds.ALL)
-        for plural in wanted:
+        """Install the named kinds, or all, and wait until the API server serves them."""
+        # Through the API, not with kubectl, whose check by the schema of Kubernetes 1.20 refuses CEL rules.
+        names = plurals or tuple(kind.plural for kind in kinds.ALL)
+        for plural in names:
             self.extensions.create_custom_resource_definition(yaml.safe_load((CRDS / f"{plural}.yaml").read_text()))
-        for plural in wanted:
+        for plural in names:
             eventually(lambda plural=plural: self.serves(plural), within_s=15)  # type: ignore[misc]
 
     def remove_crds(self, *plurals: str) -> None:
         """Remove the named kinds, or all, with all their objects, and wait until they are gone."""
-        wanted = plurals or tuple(kind.plural for kind in kinds.ALL)
-        for plural in wanted:
+        names = plurals or tuple(kind.plural for kind in kinds.ALL)
+        for plural in names:
             self.extensions.delete_custom_resource_definition(f"{plural}.{kinds.GROUP}")
-        for plural in wanted:
+        for plural in names:
             eventually(lambda plural=plural: not self.has_crd(plural), within_s=15)  # type: ignore[misc]
 
     def has_crd(self, plural: str) -> bool:
-        """Whether there is such a CustomResourceDefinition."""
+        """Tell whether there is such a CustomResourceDefinition."""
         items = self.extensions.list_custom_resource_definition().items
         return any(item.metadata.name == f"{plural}.{kinds.GROUP}" for item in items)
 
     def serves(self, plural: str) -> bool:
-        """Whether the objects of a kind can be listed."""
+        """Tell whether the objects of a kind can be listed."""
         try:
             self.custom.list_cluster_custom_object(kinds.GROUP, kinds.VERSION, plural)
         except client.ApiException as error:
@@ -101,7 +99,7 @@ class ClusterClient:
         return True
 
     def create(self, obj: Object) -> Any:
-        """Create an object of one of slicebw's kinds; retried while a new kind is not served everywhere yet."""
+        """Create an object of one of slicebw's kinds."""
         plural, namespace = _plural(obj), obj["metadata"].get("namespace")
         if namespace is None:
             return self.custom.create_cluster_custom_object(kinds.GROUP, kinds.VERSION, plural, obj)
@@ -115,7 +113,7 @@ class ClusterClient:
         return self.custom.patch_namespaced_custom_object(kinds.GROUP, kinds.VERSION, namespace, plural, name, obj)
 
     def read(self, kind: kinds.Kind, name: str, namespace: str | None = None) -> Any:
-        """An object of one of slicebw's kinds, None where there is none."""
+        """Return an object of one of slicebw's kinds; None if it does not exist."""
         try:
             if namespace is None:
                 return self.custom.get_cluster_custom_object(kinds.GROUP, kinds.VERSION, kind.plural, name)
@@ -159,7 +157,7 @@ class Cluster(ClusterClient):
         self._control("stop")
 
     def create_pod(self, namespace: str, name: str, node: str, *addresses: str, labels: Object | None = None) -> None:
-        """A pod as if a kubelet ran it on the node: bound, running, with its addresses."""
+        """Create a pod as if a kubelet ran it on the node: bound, running, with its addresses."""
         container = {"name": "main", "image": "none"}
         spec = {"nodeName": node, "containers": [container], "automountServiceAccountToken": False}
         self.core.create_namespaced_pod(namespace, {"metadata": {"name": name, "labels": labels}, "spec": spec})
@@ -172,7 +170,7 @@ class Cluster(ClusterClient):
         self.core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
 
     def delete_namespace(self, name: str) -> None:
-        """Delete a namespace and what tests put into it: there is no controller manager that would."""
+        """Delete a namespace and all that tests have created in it: there is no controller manager to do it."""
         for kind in kinds.ALL:
             if kind.namespaced and self.serves(kind.plural):
                 self.custom.delete_collection_namespaced_custom_object(kinds.GROUP, kinds.VERSION, name, kind.plural)
@@ -193,11 +191,11 @@ def _plural(obj: Object) -> str:
 
 
 def slice_bandwidth(namespace: str, name: str, **spec: object) -> dict[str, Any]:
-    """A SliceBandwidth to create."""
+    """Make a SliceBandwidth."""
     metadata = {"namespace": namespace, "name": name}
     return {"apiVersion": kinds.API_VERSION, "kind": "SliceBandwidth", "metadata": metadata, "spec": spec}
 
 
 def node_bandwidth(name: str, **spec: object) -> dict[str, Any]:
-    """A NodeBandwidth to create."""
+    """Make a NodeBandwidth."""
     return {"apiVersion": kinds.API_VERSION, "kind": "NodeBandwidth", "metadata": {"name": name}, "spec": spec}

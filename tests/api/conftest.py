@@ -1,4 +1,4 @@
-"""One control plane for all API tests, started once; every test has namespaces and node names of its own."""
+"""Fixtures of the API tests: one control plane for all, and namespaces and node names for each test."""
 
 import itertools
 import os
@@ -24,10 +24,10 @@ _numbers = itertools.count(1)
 
 
 class Watcher:
-    """A feed, and how often it woke its node."""
+    """A feed, and how often it woke its agent."""
 
     def __init__(self, api: ApiThread, node: str) -> None:
-        """Start it."""
+        """Start the feed."""
         self.api = api
         self.wakes = 0
         self.feed = ApiFeed(api, node, self._wake)
@@ -37,23 +37,23 @@ class Watcher:
         self.wakes += 1
 
     def synced(self, within_s: float = 10.0) -> None:
-        """Wait for the first complete list of everything."""
+        """Wait until everything has been listed once."""
         eventually(lambda: self.feed.desired_state().synced, within_s)
 
     def slices(self, namespace: str) -> dict[str, SliceSpec]:
-        """The slices of one namespace by name."""
+        """Return the slices of one namespace by name."""
         return {one.key.name: one for one in self.feed.desired_state().slices if one.key.namespace == namespace}
 
     def pods(self) -> dict[str, tuple[str, ...]]:
-        """The addresses of this node's pods by the pods' names."""
+        """Return the addresses of this node's pods by the pods' names."""
         return {one.name: one.addresses for one in self.feed.desired_state().pods}
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A real etcd and API server with slicebw's kinds.
+    """Start a real etcd and API server with slicebw's kinds.
 
-    Where they cannot be had the tests are skipped, unless ``SLICEBW_REQUIRE_API`` (or ``CI``) is set: then they fail.
+    If that is impossible the tests are skipped, or fail if ``SLICEBW_REQUIRE_API`` (or ``CI``) is set.
     """
     try:
         made = Cluster(tmp_path_factory.mktemp("control-plane"))
@@ -76,7 +76,7 @@ def any_cluster(cluster: Cluster) -> Cluster:
 
 @pytest.fixture
 def node(cluster: Cluster) -> Iterator[str]:
-    """A Node object of the test's own. No kubelet is behind it."""
+    """Create a Node object for one test, without a kubelet."""
     name = f"node-{next(_numbers)}"
     cluster.core.create_node({"metadata": {"name": name}})
     yield name
@@ -86,7 +86,7 @@ def node(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def outage(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster, for tests that stop its API server or remove its kinds: both are there again afterwards."""
+    """The cluster, for tests that stop its API server or remove its kinds. Both are restored afterwards."""
     yield cluster
     cluster.start()
     missing = [kind.plural for kind in kinds.ALL if not cluster.has_crd(kind.plural)]
@@ -96,7 +96,7 @@ def outage(cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture
 def proxy(cluster: Cluster, tmp_path: Path) -> Iterator[FaultProxy]:
-    """A way to the API server that can be broken without breaking it for other tests."""
+    """A proxy to the API server that a test can break for itself alone."""
     made = FaultProxy(cluster.kubeconfig, tmp_path)
     yield made
     made.stop()
@@ -104,7 +104,7 @@ def proxy(cluster: Cluster, tmp_path: Path) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[[Path], ApiThread]]:
-    """Makes started API threads by kubeconfig, and stops them afterwards."""
+    """Start API threads by kubeconfig, and stop them afterwards."""
     made = []
 
     def start(kubeconfig: Path) -> ApiThread:
@@ -117,12 +117,12 @@ def connect() -> Iterator[Callable[[Path], ApiThread]]:
     for api in made:
         api.stop()
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("api", "watch "))]
-    assert left == [], "whatever the API server does, a stop is a stop"
+    assert left == [], "a stopped API thread leaves no threads, whatever the API server does"
 
 
 @pytest.fixture
 def start_feed(connect: Callable[[Path], ApiThread]) -> Iterator[Callable[..., Watcher]]:
-    """Starts feeds for a node by kubeconfig, and stops them afterwards."""
+    """Start feeds for a node by kubeconfig, and stop them afterwards."""
     made = []
 
     def start(kubeconfig: Path, node: str) -> Watcher:

@@ -1,6 +1,6 @@
-"""A reverse proxy in front of the API server that a test can cut, freeze, or have answer with errors.
+"""A reverse proxy in front of the API server that a test can cut, freeze, or let answer with errors.
 
-It also keeps a record of the requests, so that a test can see what is asked of the API server, and in which order.
+It also records all requests in their order.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request that came, whatever became of it."""
+    """One request, answered or not."""
 
     method: str
     path: str
@@ -31,20 +31,20 @@ class Request:
 
     @property
     def is_list(self) -> bool:
-        """Whether it reads a collection, and does not watch it."""
+        """Whether it lists a collection, and does not watch it."""
         return self.method == "GET" and "watch=" not in self.query and re.search(r"/\w+s$", self.path) is not None
 
 
 class FaultProxy:
-    """Listens on a port of 127.0.0.1 that stays the same; begins in good order."""
+    """Listens on one port of 127.0.0.1. It passes everything on until a test breaks it."""
 
     def __init__(self, kubeconfig: Path, folder: Path) -> None:
-        """Start in front of the API server that ``kubeconfig`` names; see :attr:`kubeconfig` for the way through."""
+        """Start in front of the API server that ``kubeconfig`` names. :attr:`kubeconfig` names the proxy itself."""
         self.requests: list[Request] = []
         self.sent_bytes = 0
-        """Of the bodies of requests."""
+        """Bytes in the bodies of requests."""
         self.received_bytes = 0
-        """Of the bodies of answers, watches included."""
+        """Bytes in the bodies of answers, watches included."""
         self.kubeconfig = folder / "proxied"
         self._upstream = connection.load(str(kubeconfig))
         self._answer: Callable[[Request], int | None] = lambda _: None
@@ -59,7 +59,7 @@ class FaultProxy:
         self._write_kubeconfig(kubeconfig)
 
     def cut(self) -> None:
-        """Refuse connections, and break those there are."""
+        """Refuse new connections, and break the present ones."""
         self._call(self._cut())
 
     def freeze(self) -> None:
@@ -67,7 +67,7 @@ class FaultProxy:
         self._frozen = True
 
     def fail(self, status: int, paths: Iterable[str] = (".*",), methods: str = ".*") -> None:
-        """Answer with an error to requests whose path matches, and break off the watches that run."""
+        """Answer with an error if path and method match, and end the running watches."""
         patterns = tuple(paths)
 
         def answer(request: Request) -> int | None:
@@ -78,16 +78,16 @@ class FaultProxy:
         self._call(self._break_off())
 
     def mute(self) -> None:
-        """Keep watches open and pass on none of their events."""
+        """Keep watches open, and drop their events."""
         self._mute = True
 
     def mend(self) -> None:
-        """Serve well again. Events that were not passed on stay lost."""
+        """Pass everything on again. Events that were dropped stay lost."""
         self._answer, self._frozen, self._mute = lambda _: None, False, False
         self._call(self._mend())
 
     def stop(self) -> None:
-        """End."""
+        """End the proxy."""
         self._call(self._cut())
         self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)

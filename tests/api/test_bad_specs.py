@@ -64,7 +64,7 @@ def test_a_server_of_any_version_refuses_and_names_the_field(cluster: Cluster, b
 
 
 @pytest.mark.parametrize("bad", rows(NODES, Catch.SCHEMA))
-def test_of_node_bandwidths_too(cluster: Cluster, bad: Bad) -> None:
+def test_a_server_of_any_version_refuses_a_wrong_node_bandwidth(cluster: Cluster, bad: Bad) -> None:
     obj = {**node_bandwidth("bad"), "spec": bad.spec}
     assert_names_the_field(refusal(cluster, obj), kinds.NODE_BANDWIDTH, bad)
 
@@ -76,7 +76,7 @@ def kubectl(cluster: Cluster, *arguments: str, given: str = "") -> subprocess.Co
 
 
 @pytest.mark.parametrize("bad", rows(SLICES, Catch.PRUNED))
-def test_kubectl_refuses_what_is_misspelt(cluster: Cluster, bad: Bad) -> None:
+def test_kubectl_refuses_a_misspelled_field(cluster: Cluster, bad: Bad) -> None:
     # The schema of a kind that was installed moments ago is published a little later.
     eventually(lambda: "minRate" in kubectl(cluster, "explain", "slbw.spec.standard").stdout, within_s=60)
     text = json.dumps({**slice_bandwidth("default", "bad"), "spec": bad.spec})
@@ -244,7 +244,9 @@ def test_a_wrong_node_bandwidth_makes_the_node_not_ready_and_leaves_it_as_it_was
 
 
 @pytest.mark.parametrize("bad", LET_THROUGH)
-def test_what_is_let_through_is_not_accepted_told_once_and_served_as_before(served: Served, bad: Bad) -> None:
+def test_an_invalid_spec_that_the_server_lets_through_keeps_the_last_good_limits_and_is_one_event(
+    served: Served, bad: Bad
+) -> None:
     accepted = served.condition(bad.name, "Accepted")
     assert (accepted["status"], accepted["reason"]) == ("False", "InvalidSpec")
     assert accepted["message"].startswith(f"{bad.field}: {bad.said}")
@@ -258,7 +260,7 @@ def test_what_is_let_through_is_not_accepted_told_once_and_served_as_before(serv
     assert served.restarted.count(served.before[bad.name]) == 1
 
 
-def test_a_slice_that_never_was_good_has_the_defaults_and_without_a_selector_nothing(served: Served) -> None:
+def test_a_slice_that_was_never_valid_has_the_defaults_and_without_a_selector_no_pods(served: Served) -> None:
     # Each slice has a class but the one of which nobody knows which pods it means; one has the node cap.
     assert served.after == sorted([*served.before.values(), SERVED + 1, CAP])
     assert served.condition(NOBODY.name, "Accepted")["status"] == "False"

@@ -24,7 +24,9 @@ def condition(lab: Lab, name: str, kind: str) -> dict[str, Any]:
     return next((one for one in conditions if one["type"] == kind), {})
 
 
-def test_the_older_slice_keeps_the_pod_and_the_younger_one_is_told_until_it_gets_it(lab: Lab, tmp_path: Path) -> None:
+def test_the_older_slice_keeps_the_pod_and_the_younger_ones_condition_says_so_until_it_gets_it(
+    lab: Lab, tmp_path: Path
+) -> None:
     namespace = lab.namespaces[0]
     lab.apply(0, maxRate="10M")
     first = lab.slice_id(0)

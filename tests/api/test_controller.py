@@ -261,7 +261,7 @@ def test_two_controllers_and_a_restart_write_nothing_more(cluster: Cluster, star
     assert third.loop.stats.writes == 0
 
 
-def test_a_status_changed_by_another_hand_is_put_right(cluster: Cluster, start: Start, namespace: str) -> None:
+def test_a_status_that_something_else_changed_is_corrected(cluster: Cluster, start: Start, namespace: str) -> None:
     cluster.create(slice_bandwidth(namespace, "codeen"))
     put_usage(cluster, namespace, "n1")
     start(status_interval_s=0.5)

@@ -127,7 +127,7 @@ def test_a_node_that_limits_nothing_does_not_enforce(lab: Lab, mode: str) -> Non
     assert lab.ceilings() == [{10}, {10}]
 
 
-def test_what_the_controller_says_reads_well(lab: Lab) -> None:
+def test_kubectl_describe_shows_the_conditions_in_plain_words(lab: Lab) -> None:
     lab.cluster.create(slice_bandwidth(lab.namespace, "slice", standard={"maxRate": "10M"}))
     lab.agents[1].start()
     assert lab.wait(60)

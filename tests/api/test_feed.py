@@ -67,7 +67,7 @@ def test_a_slice_that_is_deleted_and_made_again_at_once_is_the_new_one(
     throughout(is_last, 0.5)
 
 
-def test_what_the_status_says_wakes_nobody(cluster: Cluster, watcher: Watcher, namespace: str) -> None:
+def test_a_change_of_a_status_does_not_wake_the_agent(cluster: Cluster, watcher: Watcher, namespace: str) -> None:
     cluster.create(slice_bandwidth(namespace, "codeen"))
     eventually(lambda: watcher.slices(namespace), SOON_S)
     wakes = watcher.wakes

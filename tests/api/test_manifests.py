@@ -101,7 +101,7 @@ def missing(wanted: Any, stored: Any, path: str = "", *, knows_rules: bool) -> l
     return [] if wanted == stored else [f"{path}: {wanted!r} is {stored!r}"]
 
 
-def test_the_server_takes_every_manifest(
+def test_the_server_accepts_every_manifest(
     cluster: Cluster, kubectl: Kubectl, validate: list[str], clean: None, named_namespaces: None
 ) -> None:
     done = kubectl("apply", *validate, "-k", "manifests/base")  # a dry run makes no namespace for what comes after

@@ -16,7 +16,7 @@ def metric(process: Slicebw, name: str, labels: str = "") -> float | None:
     return None if found is None else float(found[1])
 
 
-def test_agent_and_controller_tell_of_the_slice_and_of_the_api_server(
+def test_metrics_of_agent_and_controller_show_the_slice_and_an_outage(
     cluster: Cluster, proxy: FaultProxy, namespace: str, node: str, tmp_path: Path
 ) -> None:
     limits = {"maxRate": "10M", "budget": "2M", "threshold": "50%"}

@@ -186,7 +186,7 @@ def test_traffic_is_exempt_as_long_as_its_destination_is_on_the_list(lab: Lab, d
     assert rate_mbps(sink.exempt_address6) <= 20
 
 
-def test_no_guarantee_counts_above_its_share_of_the_cap_and_too_many_are_told(
+def test_no_guarantee_counts_above_its_share_of_the_cap_and_too_many_are_reported(
     lab: Lab, default: Callable[..., None]
 ) -> None:
     default(lineRate="1G", cap="100M")

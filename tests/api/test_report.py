@@ -216,7 +216,7 @@ def test_an_event_about_the_node_is_found_with_the_node(cluster: Cluster, report
     assert [event.reason for event in mine] == ["TreeRebuilt"]
 
 
-def test_reports_about_a_namespace_that_is_gone_are_let_go(
+def test_reports_about_a_namespace_that_is_gone_are_dropped(
     cluster: Cluster, reporting: Reporting, namespace: str, node: str
 ) -> None:
     note = capped_event("no-such-namespace")
@@ -227,7 +227,7 @@ def test_reports_about_a_namespace_that_is_gone_are_let_go(
     assert cluster.read(kinds.BANDWIDTH_USAGE, f"codeen.{node}", namespace)
 
 
-def test_reports_about_a_namespace_that_is_going_are_let_go(
+def test_reports_about_a_namespace_that_is_being_deleted_are_dropped(
     cluster: Cluster, reporting: Reporting, namespace: str
 ) -> None:
     # Nobody finishes the deletion here, so it lasts.
@@ -366,7 +366,7 @@ def test_credentials_that_expire_are_read_again_for_the_next_write(
     assert obj["standard"]["bytesUsed"] == GB
 
 
-def test_a_write_that_can_never_succeed_is_let_go(
+def test_a_write_that_can_never_succeed_is_dropped(
     cluster: Cluster, reporting: Reporting, namespace: str, node: str
 ) -> None:
     note = replace(capped_event(namespace), key=SliceKey(namespace, "Not A Name"))

@@ -238,7 +238,7 @@ def test_an_owner_sees_its_own_slice_and_its_usage_and_events_and_changes_none_o
     assert forbidden(core.delete_collection_namespaced_event, mine)
 
 
-def test_the_server_s_view_takes_up_ours_and_its_edit_and_admin_take_no_more(cluster: Cluster, roles: None) -> None:
+def test_view_includes_the_role_for_owners_and_edit_and_admin_include_no_more(cluster: Cluster, roles: None) -> None:
     """Which roles go into which, by the API server's own rules; to carry that out is the controller manager's."""
     rbac = client.RbacAuthorizationV1Api(cluster.core.api_client)
     ours = [role for role in rbac.list_cluster_role().items if role.metadata.name.startswith("slicebw-")]

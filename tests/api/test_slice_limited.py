@@ -128,7 +128,7 @@ def test_a_pod_becomes_a_map_entry_within_a_second_and_stops_being_one(lab: Lab)
     eventually(lambda: not in_table("10.77.3.3"), within_s=1)
 
 
-def test_a_small_budget_is_capped_by_the_formula_kept_and_given_anew(lab: Lab) -> None:
+def test_a_small_budget_is_capped_by_the_formula_kept_and_renewed_in_the_next_period(lab: Lab) -> None:
     budget, threshold, period_s = 30 * M, 15 * M, 25
     spec = {"period": f"{period_s}s", "standard": {"maxRate": "20M", "budget": "30M", "threshold": "50%"}}
     lab.cluster.create(slice_bandwidth(lab.namespaces[0], "slice", **spec))

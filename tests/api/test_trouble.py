@@ -79,7 +79,7 @@ def test_during_an_outage_everything_known_stays_known_and_afterwards_changes_ar
     eventually(lambda: set(watcher.slices(namespace)) == {"later"}, RECOVERY_S)
 
 
-def test_what_was_deleted_while_nobody_could_tell_is_forgotten(
+def test_an_object_deleted_during_an_outage_is_forgotten(
     outage: Cluster, proxy: FaultProxy, start_feed: StartFeed, node: str, namespace: str
 ) -> None:
     outage.create(slice_bandwidth(namespace, "stays"))
@@ -100,7 +100,7 @@ def test_what_was_deleted_while_nobody_could_tell_is_forgotten(
     eventually(lambda: not watcher.pods(), RECOVERY_S)
 
 
-def test_the_last_object_of_all_deleted_while_nobody_could_tell_is_forgotten_too(
+def test_the_last_object_of_a_kind_deleted_during_an_outage_is_forgotten_too(
     outage: Cluster, proxy: FaultProxy, start_feed: StartFeed, node: str
 ) -> None:
     # kopf says nothing at all about a list that is empty.
@@ -172,7 +172,7 @@ def test_kinds_that_are_removed_leave_everything_in_force_until_they_are_back(
     eventually(lambda: watcher.feed.desired_state().node.cap_bps is None, RECOVERY_S)
 
 
-def test_a_slice_deleted_by_a_person_while_the_kinds_stand_is_gone_for_good(
+def test_a_slice_that_is_deleted_while_its_kind_exists_is_removed(
     cluster: Cluster, start_feed: StartFeed, node: str, namespace: str
 ) -> None:
     cluster.create(slice_bandwidth(namespace, "codeen"))
@@ -183,7 +183,7 @@ def test_a_slice_deleted_by_a_person_while_the_kinds_stand_is_gone_for_good(
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
-def test_a_refusal_of_everything_is_outlived(
+def test_the_feed_recovers_after_every_request_was_refused(
     status: int, cluster: Cluster, proxy: FaultProxy, start_feed: StartFeed, node: str, namespace: str
 ) -> None:
     cluster.create(slice_bandwidth(namespace, "codeen"))

@@ -124,7 +124,7 @@ class LabTenant(Tenant):
         """The same in packets."""
         return self.cluster.outside.meter(self.pods[node.name].status.pod_ip, self.cluster.sink).packets
 
-    def until_books_balance(self, nodes: Sequence[Node]) -> None:
+    def until_accounts_agree(self, nodes: Sequence[Node]) -> None:
         """Wait until each node has accounted for exactly what has arrived from its pod."""
         for node in nodes:
             eventually(lambda node=node: self.used_bytes(node) == self.arrived_bytes(node), PASS_S, every_s=0.2)  # type: ignore[misc]

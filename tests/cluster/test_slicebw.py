@@ -136,7 +136,7 @@ def test_agents_are_killed_again_and_again_and_not_a_byte_is_lost(cluster: Clust
             for node in (first, second, first, second):
                 kill_agent(node)
             eventually(lambda: _restarted(cluster, 2), START_S, every_s=0.5)
-        codeen.until_books_balance(cluster.nodes)
+        codeen.until_accounts_agree(cluster.nodes)
         assert all(codeen.used_bytes(node) > 100_000 for node in cluster.nodes)
 
 
@@ -169,7 +169,7 @@ def test_a_rolling_update_changes_no_class_loses_no_byte_and_slows_nobody(
                     return ready and len(now) == 2 and before.isdisjoint(pod.metadata.uid for pod in now)
 
                 eventually(rolled_out, 100, every_s=0.1)
-            codeen.until_books_balance(cluster.nodes)
+            codeen.until_accounts_agree(cluster.nodes)
             pinged = [codeen.pinged(node) for node in cluster.nodes]
             assert pinged == [codeen.arrived_packets(node) for node in cluster.nodes], "nothing was lost on the way"
             assert min(pinged) > 100
@@ -223,7 +223,7 @@ def test_without_the_api_server_nodes_go_on_and_tell_afterwards(cluster: Cluster
                     eventually(lambda node=node: codeen.used_bytes(node) > before[node.name] + 100_000, 2 * PASS_S)  # type: ignore[misc]
             finally:
                 cluster.start()
-        codeen.until_books_balance(cluster.nodes)
+        codeen.until_accounts_agree(cluster.nodes)
         # One more change of each usage's outline brings the latest figures along.
         cluster.create(slice_bandwidth(codeen.namespace, "unused", podSelector={"matchLabels": {"none": "such"}}))
         cluster.merge(slice_bandwidth(codeen.namespace, "codeen", standard={"maxRate": "20M"}))

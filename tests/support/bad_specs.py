@@ -1,7 +1,7 @@
-"""SliceBandwidths and NodeBandwidths that are wrong, who can know it, and which field has to be named.
+"""Invalid SliceBandwidths and NodeBandwidths: who refuses each first, and which field the message must name.
 
-One table for all: an API server of Kubernetes 1.20 (schema), one from 1.25 on (schema and CEL), and slicebw's own
-parsers, which are all there is where neither has looked.
+One table serves three checks: an API server of Kubernetes 1.20 (schema), one from 1.25 on (schema and CEL), and
+slicebw's own parsers, which are the only check of a manifest in a folder.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 
 class Catch(Enum):
-    """The first that sees the mistake; all after it see it, too."""
+    """The first that refuses the spec. Those after it refuse it, too."""
 
     SCHEMA = "any API server"
     CEL = "an API server from Kubernetes 1.25 on"
@@ -21,7 +21,7 @@ class Catch(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A spec that is wrong in one place. ``said``: how slicebw's own message goes on after the field."""
+    """A spec that is wrong in one place. ``said`` is slicebw's own message after the name of the field."""
 
     name: str
     catch: Catch
@@ -59,7 +59,7 @@ def labels(**fields: Any) -> Mapping[str, Any]:
 
 
 def nested(depth: int) -> Any:
-    """A mapping in a mapping, so many times."""
+    """Nest mappings to this depth."""
     value: Any = {}
     for _ in range(depth):
         value = {"x": value}
@@ -94,7 +94,7 @@ SLICES: Final = (
         "spec.podSelector.matchExpressions", "an object must be a list"),
     Bad("expression-is-a-text", SCHEMA, {"podSelector": {"matchExpressions": ["app"]}}, EXPRESSION,
         '"app" must be an object with named fields'),
-    # Texts that are no quantities.
+    # Texts that are not quantities.
     Bad("rate-empty", SCHEMA, standard(minRate=""), "spec.standard.minRate", f'"" {NO_RATE}'),
     Bad("rate-blank", SCHEMA, standard(minRate=" 8"), "spec.standard.minRate", f'" 8" {NO_RATE}'),
     Bad("rate-negative", SCHEMA, standard(minRate="-8"), "spec.standard.minRate", f'"-8" {NO_RATE}'),
@@ -178,7 +178,7 @@ SLICES: Final = (
     Bad("label-value-with-a-blank", SCHEMA, labels(app="a b"), "spec.podSelector.matchLabels.app", f'"a b" {NO_VALUE}'),
     Bad("label-value-of-10000", SCHEMA, labels(app="a" * 10_000), "spec.podSelector.matchLabels.app", f'"{"a" * 40}"...'
         f" {NO_VALUE}"),
-    # What no schema can say: an older server lets these pass.
+    # A schema cannot express these rules: an older server accepts them.
     Bad("min-above-max", CEL, standard(minRate="20M", maxRate="10M"), "spec.standard.minRate",
         '"20M" is above the maxRate of "10M": use at most that'),
     Bad("min-above-max-in-other-units", CEL, exempt(minRate="1Mi", maxRate=1_048_575), "spec.exempt.minRate",
@@ -213,7 +213,7 @@ SLICES: Final = (
         "NotIn needs at least one value"),
     Bad("exists-with-values", CEL, expression(key="app", operator="Exists", values=["x"]), f"{EXPRESSION}.values",
         "Exists takes no values"),
-    # Neither schema nor rule sees the keys of a mapping.
+    # Neither a schema nor a CEL rule checks the keys of a mapping.
     Bad("label-key-with-a-blank", AGENT, {"podSelector": {"matchLabels": {"a b": "x"}}},
         "spec.podSelector.matchLabels.a b", f'"a b" {NO_KEY}'),
     Bad("label-key-in-capitals", AGENT, {"podSelector": {"matchLabels": {"Example.org/a": "x"}}},
@@ -222,16 +222,16 @@ SLICES: Final = (
         f'"" {NO_KEY}'),
     Bad("label-key-of-10000", AGENT, {"podSelector": {"matchLabels": {"a" * 10_000: "x"}}},
         "spec.podSelector.matchLabels", f'"{"a" * 40}"... {NO_KEY}'),
-    # Misspelt.
-    Bad("class-misspelt", PRUNED, {"standart": {}}, "spec.standart", "unknown field; did you mean standard?"),
-    Bad("rate-misspelt", PRUNED, standard(minrate="8"), "spec.standard.minrate",
+    # Misspelled.
+    Bad("class-misspelled", PRUNED, {"standart": {}}, "spec.standart", "unknown field; did you mean standard?"),
+    Bad("rate-misspelled", PRUNED, standard(minrate="8"), "spec.standard.minrate",
         "unknown field; did you mean minRate?"),
     Bad("share-in-the-wrong-class", PRUNED, standard(share=2), "spec.standard.share",
         "unknown field; there are minRate,"
         " maxRate, budget, threshold"),
-    Bad("labels-misspelt", PRUNED, {"podSelector": {"matchLabel": {}}}, "spec.podSelector.matchLabel", "unknown field;"
-        " did you mean matchLabels?"),
-    Bad("expression-misspelt", PRUNED, expression(key="app", operator="In", values=["x"], value="x"),
+    Bad("labels-misspelled", PRUNED, {"podSelector": {"matchLabel": {}}}, "spec.podSelector.matchLabel", "unknown"
+        " field; did you mean matchLabels?"),
+    Bad("expression-misspelled", PRUNED, expression(key="app", operator="In", values=["x"], value="x"),
         f"{EXPRESSION}.value", "unknown field; did you mean values?"),
 )  # fmt: skip
 
@@ -274,5 +274,5 @@ NODES: Final = (
         "spec.exemptDestinations[1]", f'"999.1.1.1" {NO_NETWORK}'),
     Bad("destination-with-a-long-prefix", AGENT, {"exemptDestinations": ["10.0.0.0/33"]}, "spec.exemptDestinations[0]",
         f'"10.0.0.0/33" {NO_NETWORK}'),
-    Bad("rate-misspelt", PRUNED, {"linerate": "1G"}, "spec.linerate", "unknown field; did you mean lineRate?"),
+    Bad("rate-misspelled", PRUNED, {"linerate": "1G"}, "spec.linerate", "unknown field; did you mean lineRate?"),
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""The counters of all classes at one instant, for tests that compare what several senders get.
+"""The counters of all classes at one instant, for tests that compare the rates of several senders.
 
-One read in this process: a program for each sender starts 0.1 to 0.7 s after the one before it on a busy machine, which
-is a large part of the seconds that a rate is measured over.
+They are read at once, in this process. One program for each sender would not do: on a busy machine each starts 0.1 to
+0.7 s after the one before it, which is a large part of the few seconds that a rate is measured over.
 """
 
 import time
@@ -18,24 +18,25 @@ _UNDISTURBED_S: Final = 0.003
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Bytes sent by slice id as tc writes it, and when they were read (monotonic clock)."""
+    """Bytes sent by classid, and when they were read (monotonic clock)."""
 
     at_s: float
     sent_bytes: Mapping[str, int]
 
-    def sent_since(self, before: "Counters", slice_id: str) -> int:
-        """Bytes that a class has sent between two readings."""
-        return self.sent_bytes[slice_id] - before.sent_bytes[slice_id]
+    def sent_since(self, before: "Counters", name: str) -> int:
+        """Return the bytes that a class has sent between two readings."""
+        return self.sent_bytes[name] - before.sent_bytes[name]
 
-    def rate_bps(self, before: "Counters", slice_id: str) -> float:
-        """The rate at which a class has sent between two readings."""
-        return self.sent_since(before, slice_id) * 8 / (self.at_s - before.at_s)
+    def rate_bps(self, before: "Counters", name: str) -> float:
+        """Return the rate at which a class has sent between two readings."""
+        return self.sent_since(before, name) * 8 / (self.at_s - before.at_s)
 
 
 def read_counters(shaper: HtbShaper, device: str) -> Counters:
-    """All classes of a device, by one dump.
+    """Read all classes of a device in one dump.
 
-    Where this process was held up while it read, it is not known when the kernel did: then it reads again.
+    A reading that took long could be of any instant in it, because the process may have been held up: it is made again,
+    and the quickest one counts.
     """
     quickest_s, found = float("inf"), Counters(0, {})
     for _ in range(_MOST_READINGS):

@@ -1,7 +1,7 @@
-"""Runs a slicebw command in a process of its own and tells what it had imported when it ended.
+"""Runs a slicebw command in its own process and lists the modules that it had imported when it ended.
 
-As a program (``-m tests.support.modules FILE ARGUMENT...``) it runs ``slicebw ARGUMENT...`` and lists modules in FILE.
-``kubernetes``, which only tests have, cannot be imported there, as in the image.
+As a program (``-m tests.support.modules FILE ARGUMENT...``) it runs ``slicebw ARGUMENT...`` and writes the list to
+FILE. ``kubernetes``, which only tests need, cannot be imported there, as in the image.
 """
 
 import atexit
@@ -30,14 +30,14 @@ users: [{name: nobody, user: {token: none}}]
 
 
 def run(folder: Path, *arguments: str) -> tuple[Modules, str]:
-    """Run a command that ends by itself: what it imported, and what it said."""
+    """Run a command that ends by itself. Returns its modules and its output."""
     process = _start(folder, arguments, [])
     process.wait(60)
     return _read(folder), _log(folder)
 
 
 def run_until(running: str, folder: Path, *arguments: str, inside: Sequence[str] = ()) -> Modules:
-    """Run a command until it logs some words, and end it; ``inside`` comes before it, ``nsenter ...`` for example."""
+    """Run a command until its log contains ``running``, and end it. ``inside`` is put before it (``nsenter ...``)."""
     process = _start(folder, arguments, inside)
     try:
         wait_until(lambda: running in _log(folder) or process.poll() is not None, running, 30)
@@ -66,7 +66,7 @@ def _read(folder: Path) -> Modules:
 
 
 def imported(modules: Modules, *packages: str) -> list[str]:
-    """Those of the packages that are, or of which a part is, among the modules."""
+    """Return the packages of which at least a part is among the modules."""
     return [one for one in packages if any(name == one or name.startswith(f"{one}.") for name in modules)]
 
 
@@ -77,7 +77,7 @@ def _main() -> None:
         lambda: Path(written).write_text("\n".join(name for name, module in sys.modules.items() if module is not None))
     )
     sys.argv = ["slicebw", *arguments]
-    from slicebw.cli import main  # noqa: PLC0415 - what is imported is what this is about
+    from slicebw.cli import main  # noqa: PLC0415 - after `kubernetes` is hidden
 
     main()
 

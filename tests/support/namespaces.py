@@ -1,6 +1,6 @@
-"""Fixtures that make namespaces on whatever cluster a folder of tests has, and delete them afterwards.
+"""Fixtures that create namespaces on a folder's cluster and delete them afterwards.
 
-A conftest.py that imports them has a fixture ``any_cluster``.
+The conftest.py that imports them must have a fixture ``any_cluster``.
 """
 
 import itertools
@@ -17,16 +17,16 @@ class _Cluster(Protocol):
     core: Any
 
     def delete_namespace(self, name: str) -> None:
-        """Delete a namespace with what tests put into it."""
+        """Delete a namespace and all that tests have created in it."""
 
 
 @pytest.fixture
 def new_namespace(any_cluster: _Cluster) -> Iterator[Callable[[], str]]:
-    """Makes namespaces, and deletes them afterwards with what is in them."""
+    """Create namespaces, and delete them afterwards with all that is in them."""
     made: list[str] = []
 
     def make() -> str:
-        # The cluster may be one that earlier sessions have left namespaces in.
+        # Earlier sessions may have left namespaces in this cluster.
         name = f"test-{os.getpid()}-{next(_numbers)}"
         any_cluster.core.create_namespace({"metadata": {"name": name}})
         made.append(name)
@@ -39,5 +39,5 @@ def new_namespace(any_cluster: _Cluster) -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def namespace(new_namespace: Callable[[], str]) -> str:
-    """A namespace of the test's own."""
+    """Create a namespace for one test."""
     return new_namespace()

@@ -1,4 +1,4 @@
-"""Tiny builders for what nodes report, so that a test names only what it is about."""
+"""Builders of nodes' reports with defaults, so that a test names only the fields it checks."""
 
 from slicebw.core.desired import Mode, SliceKey
 from slicebw.core.ledger import PendingEvent, Reason

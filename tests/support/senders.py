@@ -1,6 +1,7 @@
 """Traffic that tests start, halt and stop: datagrams or a TCP stream, from a process in the sender's namespace.
 
-Unlike with iperf3 nothing is agreed on beforehand, so that it goes on whatever the queues do, and halts at once.
+iperf3 needs a control connection, which a full queue can block. These senders have none, so they go on whatever the
+queues do, and halt at once.
 """
 
 import signal
@@ -28,13 +29,13 @@ content, start, sent = bytes(most), time.monotonic(), 0
 print("ready", flush=True)
 while (now := time.monotonic()) - start < float(seconds):
     behind = (now - start) * rate - sent
-    if behind > rate / 4:  # we were halted, or the stream was held up: do not make up for it
+    if behind > rate / 4:  # halted, or the stream was blocked: do not catch up
         sent += behind
     while sent < (now - start) * rate:
         size = draw.randint(least, most)
         try:
             out.sendall(content[:size]) if kind == "tcp" else out.sendto(content[:size], (address, 9))
-        except OSError:  # no room for a datagram
+        except OSError:  # the socket buffer is full
             pass
         sent += size
     time.sleep(0.004)
@@ -53,7 +54,7 @@ while True:
 
 @contextmanager
 def discarding(sink: Sink) -> Iterator[None]:
-    """Take TCP streams at every address of the sink, as the discard service does."""
+    """Accept TCP streams at every address of the sink and discard them, within the context."""
     process = subprocess.Popen(sink.command(sys.executable, "-c", _DISCARD))
     try:
         wait_until(lambda: sink.listens(PORT), "the discard service listens")
@@ -64,10 +65,10 @@ def discarding(sink: Sink) -> Iterator[None]:
 
 
 class Sender:
-    """Packets from a namespace to an address until it is stopped, or for ``seconds``. Use as a context manager.
+    """Sends packets from a namespace to an address until it is stopped, or for ``seconds``. Use as a context manager.
 
     Args:
-        source: where they are sent.
+        source: the namespace that sends.
         to: an address of the sink.
         rate_bps: of payload, at most.
         tcp: one stream (needs :func:`discarding`) instead of datagrams.
@@ -96,7 +97,7 @@ class Sender:
         self._process.stdout.readline()
 
     def __enter__(self) -> "Sender":
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -106,15 +107,15 @@ class Sender:
         self.stop()
 
     def halt(self) -> None:
-        """Send nothing new; what is in queues goes on its way."""
+        """Send nothing new. Packets in queues still leave."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Go on, without making up for the halt."""
+        """Go on at the same rate, without catching up."""
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it; what is in queues goes on its way."""
+        """End the sender. Packets in queues still leave."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None

@@ -1,4 +1,4 @@
-"""The tree as ``tc`` shows it: an eye that shares no code with the product's."""
+"""Reads the tree from ``tc``'s output, without any of the product's code."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 @dataclass(frozen=True, slots=True)
 class ShownClass:
-    """One class."""
+    """One HTB class."""
 
     rate_bps: int
     ceil_bps: int
@@ -25,7 +25,7 @@ class ShownClass:
 
 
 def classes(namespace: NetworkNamespace, device: str) -> dict[str, ShownClass]:
-    """All HTB classes of a device by slice id, in exact units where tc gives them."""
+    """Return all HTB classes of a device by classid. Rates are exact if tc prints them exactly."""
     shown = namespace.run("tc", "-s", "class", "show", "dev", device)
     found = {}
     for block in shown.split("\n\n"):

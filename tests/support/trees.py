@@ -1,4 +1,4 @@
-"""Trees as the core would want them, for tests of what carries them out."""
+"""HTB trees like the core's, for tests of the kernel ports."""
 
 from collections.abc import Iterable
 
@@ -22,7 +22,7 @@ LINE_RATE_BPS = 10_000_000_000
 
 
 def tree(slice_ids: Iterable[int] = (1, 2), *, line_rate_bps: int = LINE_RATE_BPS) -> dict[int, ClassSpec]:
-    """A whole tree by minor: root, default and these slices, none of them held to less than the line rate."""
+    """Make a whole tree by minor: host, default and these slices. No class limits below the line rate."""
     specs = {TOP: ClassSpec(TOP, 0, line_rate_bps, line_rate_bps)}
     for parent in PARENTS.values():
         specs[parent] = ClassSpec(parent, TOP, MIN_KERNEL_RATE_BPS, line_rate_bps)
@@ -36,7 +36,7 @@ def tree(slice_ids: Iterable[int] = (1, 2), *, line_rate_bps: int = LINE_RATE_BP
 
 
 def creation(specs: dict[int, ClassSpec]) -> list[TreeChange]:
-    """The changes that make a tree on a device without one."""
+    """Return the changes that create a tree on a device without one."""
     return [CreateRoot(), *(CreateClass(specs[minor]) for minor in sorted(specs))]
 
 

@@ -33,10 +33,10 @@ class World(ClusterFeed, ClusterWriter):
     versions: int = 0
     forbidden: str = ""
     pods_on: dict[str, int] = field(default_factory=dict)
-    looks: int = 0
+    pod_lists: int = 0
     rolled_up: set[SliceKey] = field(default_factory=set)
     emitted: list[str] = field(default_factory=list)
-    after_look: Callable[[], None] | None = None
+    after_list: Callable[[], None] | None = None
     is_synced: bool = True
 
     def apply(
@@ -120,7 +120,7 @@ class World(ClusterFeed, ClusterWriter):
 
     def pods(self, namespace: str) -> Mapping[str, Sequence[Pod]] | str | None:
         """As many pods of every slice on each node as ``pods_on`` says."""
-        self.looks += 1
+        self.pod_lists += 1
         found = {
             node: [
                 Pod(namespace, f"{key.name}-{at}", "", {"slice": key.name}, (f"10.{number}.0.{at}",), False, False, 0)
@@ -129,8 +129,8 @@ class World(ClusterFeed, ClusterWriter):
             ]
             for node, count in self.pods_on.items()
         }
-        if self.after_look:
-            self.after_look()
+        if self.after_list:
+            self.after_list()
         return self.forbidden or None if self.away or self.forbidden else found
 
     def node_exists(self, name: str) -> bool | None:

@@ -117,7 +117,7 @@ def test_of_many_nodes_only_the_first_few_are_named() -> None:
     assert message == first + "n00, n01, n02, n03, n04 and 7 more"
 
 
-def test_what_nodes_say_against_a_spec_that_looks_valid_here_is_passed_on() -> None:
+def test_errors_of_nodes_about_a_spec_that_is_valid_here_are_in_the_message() -> None:
     usages = [on("n1", usage_report(NAMESPACE, errors=("spec.share: 5000 is not a share",)))]
     status = roll_up(spec(generation=2), usages, (), NOW_S)
     assert outcome(status, "Enforced")[:2] == ("False", "RefusedByNodes")
@@ -166,7 +166,7 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     assert condition(second, "Accepted").last_transition_s == NOW_S
 
 
-def test_it_does_not_matter_when_or_in_which_order_it_is_computed() -> None:
+def test_the_status_does_not_depend_on_the_order_of_usages_or_the_time() -> None:
     usages = [on(f"n{number}") for number in range(8)]
     first = roll_up(spec(), usages, (), NOW_S)
     assert roll_up(spec(), reversed(usages), first.conditions, NOW_S + 99) == first
@@ -199,7 +199,7 @@ def test_a_cap_a_node_a_generation_are_transitions() -> None:
     ),
     st.integers(0, 3),
 )
-def test_whatever_is_written_is_read_back_the_same_so_that_it_is_not_written_again(
+def test_every_status_is_read_back_as_it_was_written(
     nodes: list[tuple[int, bool, int, int, int]], generation: int
 ) -> None:
     usages = [
@@ -221,7 +221,7 @@ def enforced(usages: list[NodeUsage], located: PodsByNode | str | None, generati
     return outcome(roll_up(spec(generation=generation), usages, (), NOW_S, located), "Enforced")
 
 
-def test_a_node_that_runs_pods_and_says_nothing_is_named_and_what_to_look_at() -> None:
+def test_a_node_that_runs_pods_and_reports_nothing_is_named_with_what_to_check() -> None:
     assert enforced([on("n1")], {"n1": 1, "node-7": 2}) == (
         "False",
         "NodesSilent",
@@ -234,12 +234,12 @@ def test_a_node_that_runs_pods_and_says_nothing_is_named_and_what_to_look_at() -
     )
 
 
-def test_a_report_from_before_the_pod_came_is_none() -> None:
+def test_a_report_from_before_the_pod_started_does_not_count() -> None:
     left = usage_report(NAMESPACE, slice_id=0, generation=1)
     assert enforced([on("n1", left)], {"n1": 1})[:2] == ("False", "NodesSilent")
 
 
-def test_a_node_without_pods_any_more_does_not_count_whatever_it_said_last() -> None:
+def test_a_node_without_pods_any_more_does_not_count_whatever_it_reported_last() -> None:
     stale = on("n1", usage_report(NAMESPACE, generation=1))
     current = on("n2", usage_report(NAMESPACE, generation=2))
     assert enforced([stale, current], {"n2": 1}, 2) == ("True", "OnAllNodes", "1 node enforces generation 2")
@@ -262,7 +262,7 @@ def test_a_node_that_limits_nothing_is_not_one_that_enforces() -> None:
     )
 
 
-def test_where_pods_run_may_be_unknown_and_then_nothing_is_claimed() -> None:
+def test_while_the_pods_nodes_are_unknown_enforced_is_unknown() -> None:
     assert enforced([on("n1")], "pods is forbidden")[:2] == ("Unknown", "PodsUnknown")
     assert "pods is forbidden" in enforced([on("n1")], "pods is forbidden")[2]
     assert roll_up_with(spec(), [on("n1")], None, (), NOW_S).conditions[1].reason == "PodsUnknown"

@@ -23,7 +23,7 @@ def test_nothing_is_written_before_everything_was_listed(world: World, clocked: 
     assert world.writes == [CODEEN]
 
 
-def test_what_is_written_already_is_not_written_again_not_even_after_a_restart(world: World, clocked: Clocked) -> None:
+def test_a_status_in_the_object_is_not_written_again_not_even_after_a_restart(world: World, clocked: Clocked) -> None:
     world.apply()
     world.report("n1")
     clocked.after(1.0)
@@ -35,7 +35,7 @@ def test_what_is_written_already_is_not_written_again_not_even_after_a_restart(w
     assert world.writes == [CODEEN]
 
 
-def test_what_waits_for_the_budget_is_rolled_up_again_only_if_something_about_it_changes(
+def test_a_status_that_waits_for_the_budget_is_rolled_up_again_only_if_its_slice_changes(
     world: World, clocked: Clocked
 ) -> None:
     """Thousands of slices can wait: to roll all of them up at every step would take all of the controller's time."""
@@ -79,16 +79,16 @@ def test_a_status_that_waits_is_not_written_over_an_object_that_has_changed_sinc
     before = len(world.writes)
 
     def late() -> None:
-        """While other pods are looked up, which can take a while, somebody changes the slice."""
-        world.after_look = None
+        """While other pods are listed, which can take a while, somebody changes the slice."""
+        world.after_list = None
         world.apply(changed.name, generation=2)
         world.report("n1", usage_report(NAMESPACE, changed.name, generation=2, standard=class_usage(2 * GB)))
 
-    world.after_look = late
+    world.after_list = late
     world.put(elsewhere.key, replace(elsewhere, generation=2), world.status(elsewhere.key))
     for _ in range(20):
         clocked.after(1.0)
-    assert world.after_look is None
+    assert world.after_list is None
     assert world.writes[before:].count(changed) == 1
     assert world.status(changed).observed_generation == 2
     assert world.status(changed).standard.used_bytes == 2 * GB
@@ -155,17 +155,17 @@ def test_a_slice_that_cannot_be_reconciled_is_tried_again_and_no_other_waits_for
 def test_a_status_is_not_written_over_an_object_that_has_changed_meanwhile(world: World, clocked: Clocked) -> None:
     world.apply()
     world.report("n1")
-    world.after_look = lambda: world.apply(generation=2)
+    world.after_list = lambda: world.apply(generation=2)
     clocked.after(1.0)
     assert world.writes == []
     assert clocked.loop.stats.failed_writes == 1
-    world.after_look = None
+    world.after_list = None
     clocked.after(1.0)
     assert world.writes == [CODEEN]
     assert world.status().observed_generation == 2
 
 
-def test_a_wrong_spec_is_told_once_a_generation_whether_or_not_anybody_runs_its_pods(
+def test_an_invalid_spec_is_one_event_a_generation_whether_or_not_any_node_runs_its_pods(
     world: World, clocked: Clocked
 ) -> None:
     world.away = True

@@ -52,7 +52,7 @@ def test_there_is_a_burst_and_then_five_a_second() -> None:
     assert written(100, 0, 200, nodes=10) == (0, 500)
 
 
-def test_figures_are_written_the_more_rarely_the_more_agents_are_told() -> None:
+def test_the_rate_of_figures_falls_with_the_number_of_agents_that_get_them() -> None:
     assert written(100, 0, 200, nodes=500) == (0, 500)
     assert written(100, 0, 200, nodes=1000) == (0, 250)
     assert written(100, 0, 200, nodes=5000) == (0, 50)
@@ -71,13 +71,13 @@ def test_no_nodes_or_none_known_is_no_reason_to_write_less() -> None:
     assert written(10, 0, 200, nodes=0) == (0, 50)
 
 
-def test_a_write_to_more_agents_than_the_burst_reaches_is_made_some_time() -> None:
+def test_a_write_to_more_agents_than_the_burst_is_made_in_the_end() -> None:
     budget = budget_for(1_000_000)
     assert take_all(budget, 100.0, 200, figures_only=True) == 1
     assert 0 < budget.wait_s(100.0, NEVER, figures_only=True) < 60
 
 
-def test_after_the_wait_there_is_a_write_more() -> None:
+def test_after_the_wait_one_more_write_is_allowed() -> None:
     for nodes in (1, 5000):
         budget, now_s = budget_for(nodes), 100.0
         while take_all(budget, now_s, 200, figures_only=True):

@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is counted twice, whatever happens to the agent, the API server and the slices."""
+"""No byte is lost or counted twice, whatever happens to the agent, the API server and the slices."""
 
 import os
 import random
@@ -15,10 +15,10 @@ import pytest
 
 from slicebw.api import kinds
 from slicebw.core.desired import TrafficClass
-from tests.api.books import (
+from tests.api.accounts import (
     DEFAULT,
     EXEMPT,
-    ROOT,
+    HOST,
     STANDARD,
     Arrivals,
     Entry,
@@ -53,7 +53,7 @@ class Slice:
             sender.halt()
 
     def resume(self) -> None:
-        """Go on."""
+        """Send again."""
         for sender in self.senders:
             sender.resume()
 
@@ -61,12 +61,12 @@ class Slice:
 class Site:
     """A node whose agent is killed again and again, with three slices and a pod that is in none.
 
-    * ``careful`` is deleted and made again only while it is silent, so that it is known what it sent as default.
+    * ``careful`` is deleted and created again only while it is silent, so the bytes it sends as default are known.
     * ``steady`` is never deleted.
-    * ``wild`` is deleted and made again in full flight: what it sent is known only together with default's.
+    * ``wild`` is deleted and created again while it sends: only the sum of its bytes and default's is known.
 
-    The first two are guaranteed more than a megabit: where a cap below that is lifted, a packet can slip from a
-    slice to default (``ResetTokens``). For the wild one that makes no difference.
+    The first two have a minRate above a megabit: when a cap below that is lifted, a packet can go from a slice to
+    default (``ResetTokens``). For ``wild`` that makes no difference.
     """
 
     def __init__(self, cluster: Cluster, net: Topology, node: str, namespaces: list[str], state: Path) -> None:
@@ -75,13 +75,13 @@ class Site:
         self.node = node
         self.careful, self.steady, self.wild, self.stranger = map(Slice, [*namespaces[:3], DEFAULT], net.pods)
         hosts = {one.namespace: one.pod for one in (self.careful, self.steady, self.wild, self.stranger)}
-        self.arrivals = Arrivals(net.sink, net.uplink, {**hosts, ROOT: net.node})
+        self.arrivals = Arrivals(net.sink, net.uplink, {**hosts, HOST: net.node})
         self.totals = LedgerTotals(state)
         self.known_default: Counter[TrafficClass] = Counter()
-        """What the careful slice sent while it was deleted."""
+        """Bytes that ``careful`` has sent while it was deleted."""
 
     def start_traffic(self, stack: ExitStack, seed: int) -> None:
-        """Datagrams and streams of both families to both kinds of destinations."""
+        """Send datagrams and streams, IPv4 and IPv6, to standard and exempt destinations."""
         sink = self.net.sink
 
         def send(one: Slice, to: str, rate_bps: int, *, tcp: bool = False) -> None:
@@ -99,66 +99,64 @@ class Site:
         send(self.wild, sink.exempt_address, 400 * K, tcp=True)
         send(self.stranger, sink.address6, 200 * K)
         send(self.stranger, sink.exempt_address, 200 * K)
-        send(Slice(ROOT, self.net.node, self.stranger.senders), sink.address, 200 * K)
-        send(Slice(ROOT, self.net.node, self.stranger.senders), sink.exempt_address6, 100 * K)
+        send(Slice(HOST, self.net.node, self.stranger.senders), sink.address, 200 * K)
+        send(Slice(HOST, self.net.node, self.stranger.senders), sink.exempt_address6, 100 * K)
 
     @property
     def slices(self) -> list[Slice]:
-        """Those that have a SliceBandwidth, most of the time."""
+        """The slices that have a SliceBandwidth most of the time."""
         return [self.careful, self.steady, self.wild]
 
     def create(self, one: Slice, spec: Mapping[str, object]) -> None:
-        """kubectl apply."""
+        """Create a slice's SliceBandwidth."""
         self.cluster.create(slice_bandwidth(one.namespace, "slice", **spec))
 
     def limit(self, one: Slice, spec: Mapping[str, object]) -> None:
-        """kubectl patch."""
+        """Change a slice's limits."""
         self.cluster.merge(slice_bandwidth(one.namespace, "slice", **spec))
 
     def delete(self, one: Slice) -> None:
-        """kubectl delete."""
+        """Delete a slice's SliceBandwidth."""
         self.cluster.delete(kinds.SLICE_BANDWIDTH, "slice", one.namespace)
 
-    def is_wanted(self, one: Slice) -> bool:
-        """Whether there is a SliceBandwidth of it."""
+    def exists(self, one: Slice) -> bool:
+        """Tell whether the slice has a SliceBandwidth."""
         return self.cluster.read(kinds.SLICE_BANDWIDTH, "slice", one.namespace) is not None
 
     def is_served(self, one: Slice) -> bool:
-        """Whether the table sends the slice's packets to classes of their own."""
+        """Tell whether the nft table sends the slice's packets to its own classes."""
         table = self.net.node.run("nft", "list", "ruleset")
         return f"{one.pod.address} : 1:1" in table and f"{one.pod.address6} : 1:2" in table
 
     def is_unserved(self, one: Slice) -> bool:
-        """Whether it does not."""
+        """Tell whether the nft table has no address of the slice."""
         return f"{one.pod.address} " not in self.net.node.run("nft", "list", "ruleset")
 
     def until_served(self, one: Slice) -> None:
-        """Wait for it; a killed agent, or a watch that was cut, may need a while."""
+        """Wait until the slice is served. A killed agent, or a watch that was cut, may need a while."""
         eventually(lambda: self.is_served(one), 40)
 
-    def until_drained(self, *slice_ids: str) -> None:
-        """Wait until nothing waits in these classes (none: in any), and nothing is under way."""
+    def until_drained(self, *classids: str) -> None:
+        """Wait until these classes, or without arguments all, have empty queues and no packet is on its way."""
         last_bytes = -1
 
         def drained() -> bool:
             nonlocal last_bytes
-            before, last_bytes = last_bytes, sum(self.arrivals.now().values()) if not slice_ids else 0
+            before, last_bytes = last_bytes, sum(self.arrivals.now().values()) if not classids else 0
             shown = classes(self.net.node, self.net.uplink)
-            waiting = [
-                one for name, one in shown.items() if one.waiting_packets and (name in slice_ids or not slice_ids)
-            ]
+            waiting = [one for name, one in shown.items() if one.waiting_packets and (name in classids or not classids)]
             return not waiting and before == last_bytes
 
         eventually(drained, 20, every_s=0.5)
 
-    def slice_ids(self, one: Slice) -> list[str]:
-        """Both classes of a slice."""
+    def classids(self, one: Slice) -> list[str]:
+        """Return the classids of both classes of a slice."""
         account = next(account for key, account in self.totals.read().slices.items() if key.namespace == one.namespace)
         return [f"1:{base:x}{account.slice_id:03x}" for base in (1, 2)]
 
 
 class Chaos:
-    """What happens to a site, in random order."""
+    """Things that happen to a site, in random order."""
 
     def __init__(self, site: Site, draw: random.Random) -> None:
         self.site = site
@@ -166,7 +164,7 @@ class Chaos:
         self.done: Counter[str] = Counter()
 
     def limits(self, one: Slice) -> dict[str, object]:
-        """Limits under which a slice is capped in some periods, and its periods end often."""
+        """Draw limits with short periods, some of which end with a cap."""
 
         def side(least: str) -> dict[str, object]:
             return {
@@ -180,16 +178,16 @@ class Chaos:
         return {"period": self.draw.choice(["3s", "4s", "7s"]), "standard": side(least), "exempt": side(least)}
 
     def change_limits(self) -> None:
-        """Other limits for somebody who is there."""
+        """Give a slice that exists other limits."""
         one = self.draw.choice([self.site.careful, self.site.steady])
         self.site.limit(one, self.limits(one))
 
     def delete_carefully(self) -> None:
-        """Delete a silent slice, let it send as default, and make it again when it is silent."""
+        """Delete a silent slice, let it send as default, and create it again when it is silent."""
         site, one = self.site, self.site.careful
         one.halt()
         site.limit(one, {"standard": GENEROUS, "exempt": GENEROUS})
-        site.until_drained(*site.slice_ids(one))
+        site.until_drained(*site.classids(one))
         before = site.arrivals.now()
         site.delete(one)
         eventually(lambda: site.is_unserved(one), 40)
@@ -205,15 +203,15 @@ class Chaos:
         one.resume()
 
     def delete_wildly(self) -> None:
-        """Delete a slice that sends, and make it again at some other time."""
+        """Delete a slice that sends, or create it again."""
         site = self.site
-        if site.is_wanted(site.wild):
+        if site.exists(site.wild):
             site.delete(site.wild)
         else:
             site.create(site.wild, self.limits(site.wild))
 
     def run(self, seconds: float, *more: Callable[[], None]) -> None:
-        """Let things happen for some seconds; every kind at least once."""
+        """Let things happen for some seconds, every kind at least once."""
         every = [self.change_limits, self.delete_carefully, self.delete_wildly, self.delete_wildly, *more]
         end, waiting = time.monotonic() + seconds, list(every)
         self.draw.shuffle(waiting)
@@ -226,7 +224,7 @@ class Chaos:
 
 @pytest.fixture
 def site(outage: Cluster, new_namespace: Callable[[], str], node: str, tmp_path: Path) -> Iterator[Site]:
-    """The node, its pods and the agent's settings; neither agent nor traffic nor slices yet."""
+    """Make the node, its pods and its NodeBandwidth, without an agent, traffic or slices."""
     with Topology(pods=4, offloads=False) as net:
         namespaces = [new_namespace() for _ in range(4)]
         exempt = list(net.sink.exempt_networks)
@@ -242,7 +240,7 @@ def site(outage: Cluster, new_namespace: Callable[[], str], node: str, tmp_path:
 
 @pytest.fixture
 def draw() -> random.Random:
-    """Random numbers that SLICEBW_SEED repeats (as far as the machine does)."""
+    """Random numbers, which SLICEBW_SEED makes the same again; the machine's timing still differs."""
     seed = int(os.environ.get("SLICEBW_SEED", random.randrange(10**6)))
     print(f"SLICEBW_SEED={seed}")
     return random.Random(seed)
@@ -253,25 +251,25 @@ def new_agent(site: Site, folder: Path) -> Slicebw:
 
 
 def settle(site: Site, running: Slicebw) -> None:
-    """Everybody falls silent, all caps are lifted, what waits goes on its way, and an agent lives."""
+    """Stop all traffic, lift all caps, let an agent run, and wait until all queues are empty."""
     for one in (*site.slices, site.stranger):
         for sender in one.senders:
             sender.stop()
     if running.exit_code() is not None:
         running.start()
     running.wait_ready()
-    if not site.is_wanted(site.wild):
+    if not site.exists(site.wild):
         site.create(site.wild, {})
     for one in site.slices:
         site.limit(one, {"standard": GENEROUS, "exempt": GENEROUS})
     site.until_drained()
 
 
-def both_books(site: Site) -> tuple[dict[Entry, int], dict[Entry, int]]:
-    """What is accounted for, and what has crossed the uplink, entry by entry.
+def both_counts(site: Site) -> tuple[dict[Entry, int], dict[Entry, int]]:
+    """Return the bytes accounted for and those that crossed the uplink, by entry.
 
-    What the wild slice sent while it was deleted is with default's in one book and with its own in the other: those
-    two are one entry here.
+    What ``wild`` sent while it was deleted is default's in one count and its own in the other, so these two are one
+    entry here.
     """
     accounted, crossed = Counter(site.totals.now()), Counter(site.arrivals.now())
     for traffic_class in TrafficClass:
@@ -279,13 +277,13 @@ def both_books(site: Site) -> tuple[dict[Entry, int], dict[Entry, int]]:
         default = DEFAULT, traffic_class
         crossed[careful] -= site.known_default[traffic_class]
         crossed[default] += site.known_default[traffic_class]
-        for book in (accounted, crossed):
-            book[f"{DEFAULT}+wild", traffic_class] = book.pop(default) + book.pop(wild)
+        for count in (accounted, crossed):
+            count[f"{DEFAULT}+wild", traffic_class] = count.pop(default) + count.pop(wild)
     return dict(accounted), dict(crossed)
 
 
-def assert_nobody_told_twice(site: Site) -> None:
-    """One Event for each slice, class and period: the message names all three."""
+def assert_no_event_twice(site: Site) -> None:
+    """Check that there is one Event for each slice, class and period; its message names all three."""
     for one in site.slices:
         for reason in ("BandwidthCapped", "BandwidthRestored"):
             found = [event for event in site.cluster.events(one.namespace) if event.reason == reason]
@@ -295,7 +293,7 @@ def assert_nobody_told_twice(site: Site) -> None:
 
 
 def begin(site: Site, chaos: Chaos, running: Slicebw, stack: ExitStack) -> None:
-    """An agent that runs, slices that are served, traffic that flows, and both books open."""
+    """Start an agent, wait until slices are served, start both counts, and start the traffic."""
     stack.enter_context(running)
     for one in site.slices:
         site.create(one, chaos.limits(one))
@@ -306,7 +304,7 @@ def begin(site: Site, chaos: Chaos, running: Slicebw, stack: ExitStack) -> None:
     site.start_traffic(stack, chaos.draw.randrange(10**6))
 
 
-def test_the_books_agree_to_the_byte_while_agents_die_and_slices_come_and_go(
+def test_accounts_agree_to_the_byte_while_agents_die_and_slices_come_and_go(
     site: Site, draw: random.Random, tmp_path: Path
 ) -> None:
     chaos, running = Chaos(site, draw), new_agent(site, tmp_path)
@@ -324,28 +322,26 @@ def test_the_books_agree_to_the_byte_while_agents_die_and_slices_come_and_go(
             chaos.run(SECONDS / 2)
         settle(site, running)
         with suppress(AssertionError):
-            eventually(lambda: both_books(site)[0] == both_books(site)[1], 10, every_s=0.5)
-        accounted, crossed = both_books(site)
+            eventually(lambda: both_counts(site)[0] == both_counts(site)[1], 10, every_s=0.5)
+        accounted, crossed = both_counts(site)
         print(f"{dict(chaos.done)}\n{table_of(accounted, crossed, {})}")
         assert accounted == crossed
         assert min(crossed.values()) > 50 * K
-        assert_nobody_told_twice(site)
+        assert_no_event_twice(site)
 
 
-def test_taking_the_tree_away_costs_the_bytes_of_one_pass_at_most(
-    site: Site, draw: random.Random, tmp_path: Path
-) -> None:
+def test_removing_the_tree_loses_the_bytes_of_one_pass_at_most(site: Site, draw: random.Random, tmp_path: Path) -> None:
     chaos, running = Chaos(site, draw), new_agent(site, tmp_path)
     losses, alive = Losses(site.totals, site.arrivals), threading.Lock()
 
-    def has_looked_since(moment_ns: int) -> bool:
+    def has_read_since(moment_ns: int) -> bool:
         read_at = site.totals.read().read_at
         return read_at is not None and read_at.wall_ns > moment_ns
 
-    def take_the_tree_away() -> None:
-        with alive:  # without an agent nobody would make it again, and nothing could count what goes by
+    def remove_the_tree() -> None:
+        with alive:  # an agent must be running to make the tree again
             begun_ns = time.time_ns()
-            eventually(lambda: has_looked_since(begun_ns), 20)
+            eventually(lambda: has_read_since(begun_ns), 20)
             time.sleep(draw.uniform(0, 1))
             with losses.at_most_one_pass():
                 site.net.node.run("tc", "qdisc", "del", "dev", site.net.uplink, "root")
@@ -355,7 +351,7 @@ def test_taking_the_tree_away_costs_the_bytes_of_one_pass_at_most(
         begin(site, chaos, running, stack)
         stack.enter_context(site.arrivals.sampling())
         with killing(running, draw, alive):
-            chaos.run(SECONDS, take_the_tree_away, take_the_tree_away, take_the_tree_away)
+            chaos.run(SECONDS, remove_the_tree, remove_the_tree, remove_the_tree)
         settle(site, running)
         most: Counter[Entry] = Counter()
         for (name, traffic_class), count in losses.most_bytes.items():
@@ -363,12 +359,12 @@ def test_taking_the_tree_away_costs_the_bytes_of_one_pass_at_most(
             most[f"{DEFAULT}+wild" if shared else name, traffic_class] += count
 
         def agree() -> bool:
-            accounted, crossed = both_books(site)
+            accounted, crossed = both_counts(site)
             return all(0 <= crossed[entry] - accounted[entry] <= most[entry] for entry in crossed)
 
         with suppress(AssertionError):
             eventually(agree, 10, every_s=0.5)
-        accounted, crossed = both_books(site)
+        accounted, crossed = both_counts(site)
         print(f"{dict(chaos.done)}\n{table_of(accounted, crossed, most)}")
         assert losses.count >= 3
         for entry, crossed_bytes in crossed.items():

@@ -1,4 +1,4 @@
-"""The two books that must agree: what the ledger accounts for, and what crossed the uplink as the sink counts it."""
+"""Two counts of the same bytes that must agree: the ledger's accounts, and the sink's count of its arrivals."""
 
 import bisect
 import random
@@ -21,8 +21,8 @@ from tests.support.topology import Host, Sink
 STANDARD, EXEMPT = TrafficClass
 
 Entry = tuple[str, TrafficClass]
-"""Whose bytes (a slice's namespace, ``root`` or ``default``), and of which class."""
-ROOT: Final = "root"
+"""Whose bytes (a slice's namespace, ``host`` or ``default``), and of which traffic class."""
+HOST: Final = "host"
 DEFAULT: Final = "default"
 
 POLL_S: Final = 0.02
@@ -30,7 +30,7 @@ SAMPLE_S: Final = 0.1
 
 
 class Repeated(threading.Thread):
-    """Something done again and again, until the context ends. What it raises is raised there."""
+    """Repeats an action in a thread until the context ends. An exception of the action is raised there."""
 
     def __init__(self, act: Callable[[], None], pause_s: Callable[[], float]) -> None:
         super().__init__(daemon=True)
@@ -40,7 +40,7 @@ class Repeated(threading.Thread):
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """The thread's body."""
+        """Run the thread."""
         try:
             while not self._ended.wait(self._pause_s()):
                 self._act()
@@ -48,11 +48,11 @@ class Repeated(threading.Thread):
             self._error = error
 
     def __enter__(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self.start()
 
     def __exit__(self, *_: object) -> None:
-        """End it, and wait."""
+        """End the thread, and wait."""
         self._ended.set()
         self.join()
         if self._error is not None:
@@ -60,7 +60,7 @@ class Repeated(threading.Thread):
 
 
 class LedgerTotals:
-    """Adds up what the ledger on disk accounts for, also in accounts that it has dropped since."""
+    """Adds up all bytes that the ledger on disk has ever accounted for, also in accounts that it has dropped."""
 
     def __init__(self, state: Path) -> None:
         self._store = FileStore(state)
@@ -69,26 +69,27 @@ class LedgerTotals:
         self._dropped: Counter[Entry] = Counter()
 
     def polling(self) -> Repeated:
-        """Keep up with the ledger, as a context."""
+        """Make a context that reads the ledger again and again."""
         return Repeated(self.update, lambda: POLL_S)
 
     def read(self) -> Ledger:
-        """The ledger on disk; an empty one before it is first written."""
+        """Return the ledger on disk; an empty one before it is first written."""
         ledger, problem = self._store.peek_ledger()
         assert problem is None, problem
         return ledger or Ledger()
 
     def update(self) -> None:
-        """Take in what the ledger has now."""
+        """Read the ledger and add what is new."""
         totals = _totals(self.read())
         with self._lock:
             for entry, last_bytes in self._last.items():
+                # A total never falls: this account was dropped, and perhaps another one made.
                 if totals.get(entry, -1) < last_bytes:
                     self._dropped[entry] += last_bytes
             self._last = totals
 
     def now(self) -> Mapping[Entry, int]:
-        """Bytes ever accounted for, of each entry."""
+        """Return the bytes ever accounted for, by entry."""
         self.update()
         with self._lock:
             return Counter(self._last) + self._dropped
@@ -100,7 +101,7 @@ def _totals(ledger: Ledger) -> dict[Entry, int]:
         for key, account in ledger.slices.items()
         for traffic_class in TrafficClass
     }
-    for name, slice_id in ((ROOT, HOST_ID), (DEFAULT, DEFAULT_ID)):
+    for name, slice_id in ((HOST, HOST_ID), (DEFAULT, DEFAULT_ID)):
         for traffic_class in TrafficClass:
             account = ledger.node_totals.get(leaf(traffic_class, slice_id))
             found[name, traffic_class] = 0 if account is None else account.total_bytes
@@ -108,13 +109,13 @@ def _totals(ledger: Ledger) -> dict[Entry, int]:
 
 
 class Arrivals:
-    """What has crossed the uplink, by sender and class, with Ethernet headers as HTB counts them.
+    """Counts what has crossed the uplink, by sender and traffic class, with Ethernet headers as HTB does.
 
-    Frames of no sender that we know (ARP, neighbour discovery) are default's.
+    Frames of unknown senders (ARP, neighbor discovery) count as default's.
 
     Args:
-        sink: where they arrive.
-        device: by which device.
+        sink: where the packets arrive.
+        device: the sink's device on which they arrive.
         hosts: the senders by the names of their entries.
     """
 
@@ -127,11 +128,11 @@ class Arrivals:
         sink.start_meter()
 
     def begin(self, default_bytes: int) -> None:
-        """Count frames of unknown senders from here on; default's class shows that it has counted so many of them."""
+        """Count frames of unknown senders from now on; the default class has counted ``default_bytes`` of them."""
         self._before_bytes = self.now()[DEFAULT, STANDARD] - default_bytes
 
     def now(self) -> Mapping[Entry, int]:
-        """Bytes that have arrived so far."""
+        """Return the bytes that have arrived so far, by entry."""
         found: Counter[Entry] = Counter()
         meters = self._sink.meters()
         for name, host in self._hosts.items():
@@ -148,22 +149,22 @@ class Arrivals:
         return found
 
     def sampling(self) -> Repeated:
-        """Take samples, as a context."""
+        """Make a context that takes samples."""
         return Repeated(self.sample, lambda: SAMPLE_S)
 
     def sample(self) -> None:
-        """Remember what has arrived, and that it had by now."""
+        """Remember what has arrived by now."""
         begun = time.time()
         self._samples.append((begun, self.now()))
 
     def before(self, at: float) -> Mapping[Entry, int]:
-        """At most what had arrived at a time of the wall clock."""
+        """Return what had arrived shortly before a time of the wall clock: no more than had arrived by then."""
         index = bisect.bisect_right([when for when, _ in self._samples], at - SAMPLE_S)
         return self._samples[index - 1][1] if index else Counter()
 
 
 class Losses:
-    """What taking the tree away can have cost: what went by between the last reading and there being a tree again."""
+    """Bounds the bytes lost by removing the tree: those from the last reading until there was a tree again."""
 
     def __init__(self, totals: LedgerTotals, arrivals: Arrivals) -> None:
         self._totals = totals
@@ -173,7 +174,7 @@ class Losses:
 
     @contextmanager
     def at_most_one_pass(self) -> Iterator[None]:
-        """Take the tree away in this context, and wait there until it is back."""
+        """Make a context in which the test removes the tree and waits until it is back."""
         read_at = self._totals.read().read_at
         assert read_at is not None
         read = self._arrivals.before(read_at.wall_ns / NS)
@@ -185,10 +186,10 @@ class Losses:
 
 
 def killing(agent: Slicebw, draw: random.Random, alive: AbstractContextManager[object] | None = None) -> Repeated:
-    """Kill an agent again and again at random instants, and start it anew a little later, as a context.
+    """Make a context that kills an agent again and again at random instants, and starts it a little later.
 
-    Two in three become ready before they have to fear for their lives, the others may not see their first pass.
-    ``alive`` is a lock: whoever holds it keeps the agent from being killed.
+    Two of three agents become ready before they are killed; the others may not reach their first pass. Whoever holds
+    the lock ``alive`` keeps the agent from being killed.
     """
 
     def kill() -> None:
@@ -204,7 +205,7 @@ def killing(agent: Slicebw, draw: random.Random, alive: AbstractContextManager[o
 
 
 def table_of(accounted: Mapping[Entry, int], crossed: Mapping[Entry, int], most: Mapping[Entry, int]) -> str:
-    """Both books side by side, and what may have been lost, for people."""
+    """Format both counts side by side, with what was lost and may have been, for people."""
     lines = [f"{'':14}{'':10}{'accounted':>14}{'crossed':>14}{'lost':>12}{'at most':>12}"]
     by_name: dict[str, list[TrafficClass]] = defaultdict(list)
     for name, traffic_class in crossed:
