@@ -1,4 +1,4 @@
-"""Wrong specs on a real API server: refused by its schema, or else reported, with the last good limits in force."""
+"""Invalid specs on a real API server: refused by its schema, or reported while the last good limits stay in force."""
 
 import json
 import subprocess
@@ -38,11 +38,11 @@ def without_indices(path: str) -> str:
     return path.replace("[0]", "").replace("[1]", "")
 
 
-# --- what an API server refuses ---
+# --- specs that an API server refuses ---
 
 
 def refusal(cluster: Cluster, obj: dict[str, Any]) -> str:
-    """Why the API server refuses an object."""
+    """Create an object that the API server refuses. Returns its message."""
     with pytest.raises(client.ApiException) as caught:
         cluster.create(obj)
     assert caught.value.status == 422
@@ -50,10 +50,10 @@ def refusal(cluster: Cluster, obj: dict[str, Any]) -> str:
 
 
 def assert_names_the_field(message: str, kind: kinds.Kind, bad: Bad) -> None:
-    """The server says where: the field, or for one that is missing or a list's item what it stands in."""
+    """Check that the message names the field, or the object around it if it is missing or a list's item."""
     parent, _, last = bad.field.rpartition(".")
-    said = without_indices(message)
-    assert without_indices(bad.field) in said or (without_indices(parent) in said and last in said), message
+    text = without_indices(message)
+    assert without_indices(bad.field) in text or (without_indices(parent) in text and last in text), message
     assert kind.name in message
 
 
@@ -77,7 +77,7 @@ def kubectl(cluster: Cluster, *arguments: str, given: str = "") -> subprocess.Co
 
 @pytest.mark.parametrize("bad", rows(SLICES, Catch.PRUNED))
 def test_kubectl_refuses_a_misspelled_field(cluster: Cluster, bad: Bad) -> None:
-    # The schema of a kind that was installed moments ago is published a little later.
+    # The API server publishes the schema of a new kind a little later.
     eventually(lambda: "minRate" in kubectl(cluster, "explain", "slbw.spec.standard").stdout, within_s=60)
     text = json.dumps({**slice_bandwidth("default", "bad"), "spec": bad.spec})
     done = kubectl(cluster, "create", "-f", "-", given=text)
@@ -86,33 +86,33 @@ def test_kubectl_refuses_a_misspelled_field(cluster: Cluster, bad: Bad) -> None:
     assert bad.field.rpartition(".")[2] in done.stderr
 
 
-# --- what an older one lets through ---
+# --- specs that an older API server lets through ---
 
 
 @dataclass
 class Served:
-    """A node with an agent, a slice for every row that is let through, and what came of them when they went bad."""
+    """A node with an agent and a slice for every row that is let through, after all of these specs became invalid."""
 
     cluster: Cluster
     before: dict[str, int]
-    """Each slice's own ceiling while it was good, in Mbit/s."""
+    """Each slice's ceiling while its spec was valid, in Mbit/s."""
     slices: dict[str, Any]
     events: list[Any]
     after: list[int]
-    """The ceilings in the kernel after all of them went bad, and a good one was changed, in Mbit/s."""
+    """The ceilings in the kernel after all specs became invalid and a valid one was changed, in Mbit/s."""
     restarted: list[int]
-    """And after the agent was restarted."""
+    """The ceilings after a restart of the agent, in Mbit/s."""
     nodes: dict[str, tuple[str, str, tuple[int, int]]]
-    """For each wrong NodeBandwidth what Ready says, and the node's cap and line rate in force, in Mbit/s."""
+    """For each invalid NodeBandwidth: Ready's status and message, and the cap and line rate in force, in Mbit/s."""
 
     def condition(self, name: str, kind: str) -> dict[str, Any]:
-        """A condition of a slice, as it was in the end."""
+        """Return a slice's condition at the end."""
         found: list[dict[str, Any]] = self.slices[name]["status"]["conditions"]
         return next(one for one in found if one["type"] == kind)
 
 
 def knows_cel(cluster: Cluster) -> bool:
-    """Whether the API server checks rules: older ones drop them from the kinds without a word."""
+    """Tell whether the API server checks CEL rules: older ones silently drop them from the kinds."""
     crd = cluster.extensions.read_custom_resource_definition(kinds.SLICE_BANDWIDTH.crd)
     spec = crd.spec.versions[0].schema.open_apiv3_schema.properties["spec"]
     return bool(spec.properties["standard"].x_kubernetes_validations)
@@ -125,12 +125,12 @@ def good(name: str, rate: int) -> dict[str, Any]:
 
 
 def spoil(cluster: Cluster, bad: Bad) -> None:
-    """Replace the spec by a bad one; the selector too only where that is what is bad."""
+    """Replace a spec by an invalid one. It keeps its selector, unless that is the invalid part."""
     spec = {"podSelector": {"matchLabels": {"slice": bad.name}}, **bad.spec}
     if "podSelector" in bad.spec:
         spec["standard"] = cluster.read(kinds.SLICE_BANDWIDTH, bad.name, NAMESPACE)["spec"]["standard"]
     patch = [{"op": "replace", "path": "/spec", "value": spec}]
-    # Not with kubectl: it reads the patch as YAML, whose keys have at most 1,024 characters.
+    # Not with kubectl, which reads the patch as YAML: keys have at most 1,024 characters there.
     cluster.custom.patch_namespaced_custom_object(
         kinds.GROUP,
         kinds.VERSION,
@@ -144,9 +144,9 @@ def spoil(cluster: Cluster, bad: Bad) -> None:
 
 @pytest.fixture(scope="module")
 def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One agent and one controller for the whole table."""
+    """Run one agent and one controller for the whole table."""
     if knows_cel(cluster):
-        pytest.skip("this API server checks the rules: it lets none of these through")
+        pytest.skip("this API server checks the CEL rules: it lets none of these specs through")
     folder, node = tmp_path_factory.mktemp("bad-specs"), "bad-specs-node"
     bad = [row.values[0] for row in LET_THROUGH]
     before = {one.name: 10 + number for number, one in enumerate(bad)}
@@ -169,7 +169,7 @@ def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         ):
 
             def ceilings() -> list[int]:
-                """Of the leaves of all slices' standard traffic, in Mbit/s."""
+                """Return the ceilings of all slices' standard classes, in Mbit/s."""
                 shown = classes(net.node, net.uplink)
                 leaves = {name: one for name, one in shown.items() if name.startswith("1:1") and len(name) == 6}
                 return sorted(one.ceil_bps // M for name, one in leaves.items() if name not in ("1:1000", "1:1fff"))
@@ -177,11 +177,11 @@ def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             eventually(lambda: {*before.values(), SERVED, CAP} <= {*ceilings()}, within_s=20)
             for one in bad:
                 spoil(cluster, one)
-            # The last change: what it shows in the kernel comes after all the others.
+            # The last change: once it is in the kernel, all the others have been handled.
             cluster.merge(good("served", SERVED + 1))
             eventually(lambda: SERVED + 1 in ceilings(), within_s=20)
             after = ceilings()
-            slices = eventually(lambda: told(cluster, len(bad) + 2), within_s=60)
+            slices = eventually(lambda: refused_slices(cluster, len(bad) + 2), within_s=60)
             events = eventually(lambda: invalid_events(cluster, len(bad) + 2), within_s=60)
             running.stop()
             running.start()
@@ -205,8 +205,8 @@ def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         cluster.delete_namespace(NAMESPACE)
 
 
-def told(cluster: Cluster, count: int) -> dict[str, Any]:
-    """All SliceBandwidths, once so many of them are not accepted as they are now."""
+def refused_slices(cluster: Cluster, count: int) -> dict[str, Any]:
+    """Return all SliceBandwidths, once ``count`` of them are not Accepted at their present generation."""
     listed = cluster.custom.list_namespaced_custom_object(
         kinds.GROUP, kinds.VERSION, NAMESPACE, kinds.SLICE_BANDWIDTH.plural
     )
@@ -227,7 +227,7 @@ def invalid_events(cluster: Cluster, count: int) -> list[Any]:
 
 
 def ready(cluster: Cluster, node: str) -> tuple[str, str] | None:
-    """The condition Ready of a node, once it is about the present generation."""
+    """Return a node's condition Ready, once it is about the present generation."""
     obj = cluster.read(kinds.NODE_BANDWIDTH, node)
     for one in obj.get("status", {}).get("conditions", ()):
         if one["type"] == "Ready" and one["observedGeneration"] == obj["metadata"]["generation"]:
@@ -261,7 +261,7 @@ def test_an_invalid_spec_that_the_server_lets_through_keeps_the_last_good_limits
 
 
 def test_a_slice_that_was_never_valid_has_the_defaults_and_without_a_selector_no_pods(served: Served) -> None:
-    # Each slice has a class but the one of which nobody knows which pods it means; one has the node cap.
+    # Each slice has a class, except the one without a valid selector; the one without valid limits has the node cap.
     assert served.after == sorted([*served.before.values(), SERVED + 1, CAP])
     assert served.condition(NOBODY.name, "Accepted")["status"] == "False"
     assert [one.involved_object.name for one in served.events].count(NOBODY.name) == 1

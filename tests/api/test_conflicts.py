@@ -1,4 +1,4 @@
-"""Pods that two slices want, pods that cannot be limited, and slices that go and come back with their namespace."""
+"""Pods that two slices select, pods that cannot be limited, and slices deleted and created with their namespace."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,12 @@ __all__ = ["lab"]  # the fixture
 
 
 def accepted(lab: Lab, name: str) -> dict[str, Any]:
-    """The Accepted condition of a SliceBandwidth in the first namespace; empty while there is none."""
+    """Return the condition Accepted of a SliceBandwidth in the first namespace; empty while there is none."""
     return condition(lab, name, "Accepted")
 
 
 def condition(lab: Lab, name: str, kind: str) -> dict[str, Any]:
-    """A condition of a SliceBandwidth in the first namespace; empty while there is none."""
+    """Return a condition of a SliceBandwidth in the first namespace; empty while there is none."""
     obj = json.loads(lab.cluster.kubectl("get", "slbw", name, "-n", lab.namespaces[0], "-o", "json"))
     conditions: list[dict[str, Any]] = obj.get("status", {}).get("conditions", [])
     return next((one for one in conditions if one["type"] == kind), {})
@@ -29,14 +29,14 @@ def test_the_older_slice_keeps_the_pod_and_the_younger_ones_condition_says_so_un
 ) -> None:
     namespace = lab.namespaces[0]
     lab.apply(0, maxRate="10M")
-    first = lab.slice_id(0)
+    first = lab.classid(0)
     with Slicebw(
         tmp_path / "c.log", "controller", "--kubeconfig", str(lab.cluster.kubeconfig), "--status-interval", "1s"
     ):
         older_s = lab.cluster.read(kinds.SLICE_BANDWIDTH, "slice", namespace)["metadata"]["creationTimestamp"]
 
         def make_younger() -> bool:
-            """Of two made in one second the name decides, and this one's comes first: make it in another second."""
+            """Create it in another second: in the same one it would be the older, because its name sorts first."""
             made = lab.cluster.create(slice_bandwidth(namespace, "another", standard={"maxRate": "20M"}))
             if made["metadata"]["creationTimestamp"] != older_s:
                 return True
@@ -44,9 +44,9 @@ def test_the_older_slice_keeps_the_pod_and_the_younger_ones_condition_says_so_un
             return False
 
         eventually(make_younger)
-        told = eventually(lambda: (one := accepted(lab, "another")).get("status") == "False" and one, within_s=20)
-        assert f"{namespace}/pod" in told["message"]
-        assert f"{namespace}/slice" in told["message"]
+        refused = eventually(lambda: (one := accepted(lab, "another")).get("status") == "False" and one, within_s=20)
+        assert f"{namespace}/pod" in refused["message"]
+        assert f"{namespace}/slice" in refused["message"]
         assert lab.ceil_bps(first) == 10 * M
         eventually(lambda: condition(lab, "another", "Enforced").get("reason") == "NoPods", within_s=20)
         eventually(lambda: condition(lab, "slice", "Enforced").get("status") == "True", within_s=20)
@@ -60,7 +60,7 @@ def test_the_older_slice_keeps_the_pod_and_the_younger_ones_condition_says_so_un
 
 
 def reread(lab: Lab, name: str) -> dict[str, Any]:
-    """The standard class of a usage as it is now."""
+    """Read the standard class of a usage again."""
     found: dict[str, Any] = lab.cluster.read(kinds.BANDWIDTH_USAGE, f"{name}.{lab.node}", lab.namespaces[0])["standard"]
     return found
 
@@ -68,7 +68,7 @@ def reread(lab: Lab, name: str) -> dict[str, Any]:
 def test_pods_that_cannot_be_limited_are_named(lab: Lab) -> None:
     namespace = lab.namespaces[0]
     lab.apply(0, maxRate="10M")
-    lab.slice_id(0)
+    lab.classid(0)
     lab.cluster.create_pod(namespace, "pending", lab.node)
     spec = {"nodeName": lab.node, "hostNetwork": True, "containers": [{"name": "main", "image": "none"}]}
     lab.cluster.core.create_namespaced_pod(namespace, {"metadata": {"name": "host"}, "spec": spec})
@@ -85,7 +85,7 @@ def test_pods_that_cannot_be_limited_are_named(lab: Lab) -> None:
     table = lab.net.node.run("nft", "list", "table", "inet", "slicebw")
     assert "192.0.2.1" not in table
 
-    # A finished pod is no problem any more, and its address may be another's.
+    # A finished pod is no problem any more, and its address may belong to another pod.
     finished = lab.net.pod(0).address
     lab.cluster.core.patch_namespaced_pod_status("pod", namespace, {"status": {"phase": "Succeeded"}})
     eventually(lambda: finished not in lab.net.node.run("nft", "list", "table", "inet", "slicebw"))
@@ -95,7 +95,7 @@ def test_a_capped_slice_is_not_freed_by_deleting_its_namespace_and_making_it_aga
     namespace, pod = lab.namespaces[0], lab.net.pod(0)
     spec = {"period": "10m", "standard": {"maxRate": "20M", "budget": "4M", "threshold": "50%"}}
     lab.cluster.create(slice_bandwidth(namespace, "slice", **spec))
-    first = lab.slice_id(0)
+    first = lab.classid(0)
     flow = lab.net.traffic(pod, lab.net.sink.address, 30)
     before = eventually(lambda: (usage := lab.usage(0))["standard"]["capped"] and usage, within_s=10)
     flow.stop()
@@ -112,4 +112,4 @@ def test_a_capped_slice_is_not_freed_by_deleting_its_namespace_and_making_it_aga
     assert after["standard"]["bytesUsed"] >= before["standard"]["bytesUsed"]
     assert (lab.ceil_bps(first) or 20 * M) < 1 * M
     capped = [event for event in lab.cluster.events(namespace) if event.reason == "BandwidthCapped"]
-    assert capped == []  # it was told once in this period, in the namespace that is gone
+    assert capped == []  # its Event of this period is in the namespace that is gone

@@ -1,4 +1,4 @@
-"""The controller against a real API server: what the nodes report becomes each SliceBandwidth's status."""
+"""The controller on a real API server: the nodes' reports become each SliceBandwidth's status."""
 
 import itertools
 import threading
@@ -26,7 +26,7 @@ Start = Callable[..., "Controller"]
 
 
 class Controller:
-    """A controller that runs, wired as the command line wires it."""
+    """A running controller, built as the command line builds it."""
 
     def __init__(self, api: ApiThread, **options: Any) -> None:
         self.api = api
@@ -44,7 +44,7 @@ class Controller:
 
 @pytest.fixture
 def start(cluster: Cluster, connect: Connect) -> Iterator[Start]:
-    """Starts controllers, and stops them afterwards."""
+    """Start controllers, and stop them afterwards."""
     made: list[Controller] = []
 
     def make(kubeconfig: Path | None = None, **options: Any) -> Controller:
@@ -57,7 +57,7 @@ def start(cluster: Cluster, connect: Connect) -> Iterator[Start]:
 
 
 def put_pod(cluster: Cluster, namespace: str, node: str, name: str = "codeen") -> None:
-    """A pod of a slice that runs on a node."""
+    """Create a pod of a slice that runs on a node."""
     address = f"10.99.{next(_addresses)}.1"
     cluster.create_pod(namespace, f"{name}-{node}", node, address, labels={"slice": name})
 
@@ -75,7 +75,7 @@ def put_usage(
     pod: bool = True,
     **fields: Any,
 ) -> None:
-    """A BandwidthUsage as the agent of a node writes it, made or brought up to date; and a pod that it is about."""
+    """Create or update a BandwidthUsage as a node's agent writes it, and create a pod for it."""
     if pod and not any(one.spec.node_name == node for one in cluster.core.list_namespaced_pod(namespace).items):
         put_pod(cluster, namespace, node)
     now_s = int(time.time()) if now_s is None else now_s
@@ -253,11 +253,11 @@ def test_two_controllers_and_a_restart_write_nothing_more(cluster: Cluster, star
         return str(cluster.read(kinds.SLICE_BANDWIDTH, "codeen", namespace)["metadata"]["resourceVersion"])
 
     eventually(lambda: status_of(cluster, namespace).get("nodes") == 1)
-    time.sleep(1.5)  # both have had their turn; that nothing happens cannot be polled for
-    settled = version()
+    time.sleep(1.5)  # time for both to write; that nothing happens cannot be polled for
+    last = version()
     third = start(status_interval_s=0.1)
     eventually(third.feed.synced)
-    throughout(lambda: version() == settled, 2.0)
+    throughout(lambda: version() == last, 2.0)
     assert third.loop.stats.writes == 0
 
 
@@ -304,7 +304,7 @@ def test_what_was_written_is_known_before_the_watch_tells(
             written = feed.slice_record(key)
             assert written is not None
             assert written.status == status
-            # What was made for an object that has changed since is not written over it.
+            # The object has changed since: a status that was made for its old version is not written.
             assert ApiClusterWriter(api, feed).write(statuses) == {key: "another writer has changed it meanwhile"}
             assert api.health.failures == {}
     finally:
@@ -317,7 +317,7 @@ def test_a_usage_that_nobody_can_read_counts_for_nothing(cluster: Cluster, start
     put_usage(cluster, namespace, "n2", standard=class_usage(GB))
     controller = start()
     eventually(lambda: status_of(cluster, namespace).get("nodes") == 2)
-    # The schema lets it pass, for it is a date.
+    # The schema accepts it, because it has the form of a date.
     cluster.merge(
         {
             "apiVersion": kinds.API_VERSION,

@@ -1,4 +1,4 @@
-"""The condition Enforced: true once every node that runs the slice's pods holds it to this generation."""
+"""The condition Enforced: True once every node that runs the slice's pods enforces this generation."""
 
 import json
 import subprocess
@@ -29,26 +29,26 @@ class Lab:
     controller: Slicebw
 
     def wait(self, seconds: int) -> bool:
-        """``kubectl wait``, as a person or a script would; whether it succeeded."""
+        """Run ``kubectl wait`` as a script would. Returns whether it succeeded."""
         kubectl = [str(self.cluster.folder / "assets" / "kubectl"), "--kubeconfig", str(self.cluster.kubeconfig)]
         command = [*kubectl, "wait", "--for=condition=Enforced", "slbw/slice", "-n", self.namespace]
         done = subprocess.run([*command, f"--timeout={seconds}s"], check=False, capture_output=True, timeout=90)
         return done.returncode == 0
 
     def enforced(self) -> tuple[str, str, str]:
-        """The condition as it stands."""
+        """Return the condition's status, reason and message."""
         status = (self.cluster.read(kinds.SLICE_BANDWIDTH, "slice", self.namespace) or {}).get("status", {})
         found = next((one for one in status.get("conditions", ()) if one["type"] == "Enforced"), None)
         return (found["status"], found["reason"], found["message"]) if found else ("", "", "")
 
     def patch(self, spec: dict[str, object]) -> None:
-        """``kubectl patch`` of the slice."""
+        """Change the slice with ``kubectl patch``."""
         self.cluster.kubectl(
             "patch", "slbw", "slice", "-n", self.namespace, "--type=merge", "-p", json.dumps({"spec": spec})
         )
 
     def ceilings(self) -> list[set[int]]:
-        """On each node the ceilings of the slice's standard traffic in the kernel, in Mbit/s."""
+        """Return for each node the ceilings of the slice's standard class in the kernel, in Mbit/s."""
         shown = [classes(net.node, net.uplink) for net in self.nets]
         return [{one.ceil_bps // M for name, one in found.items() if name == "1:1001"} for found in shown]
 
@@ -92,7 +92,7 @@ def test_kubectl_wait_waits_for_every_node_that_runs_pods_of_the_slice(lab: Lab)
     assert lab.ceilings() == [{10}, {10}]
     assert lab.enforced() == ("True", "OnAllNodes", "2 nodes enforce generation 1")
 
-    # A change: whoever waits right after it waits for the kernels of both nodes.
+    # Right after a change, kubectl wait waits until the change is in the kernels of both nodes.
     lab.patch({"standard": {"maxRate": "20M"}})
     assert lab.wait(60)
     assert lab.ceilings() == [{20}, {20}]
@@ -108,7 +108,7 @@ def test_a_node_whose_agent_is_down_does_not_run_what_was_applied_since(lab: Lab
     eventually(lambda: lab.enforced() == ("False", "NodesBehind", message), within_s=20)
     assert lab.ceilings() == [{20}, {10}]
 
-    # Its pod ends: then nobody waits for that node any more, though its agent cannot say so.
+    # Without a pod the node no longer counts, though its agent cannot report that.
     lab.cluster.delete_pod(lab.namespace, "pod-1")
     assert lab.wait(60)
     assert lab.enforced()[2] == "1 node enforces generation 2"

@@ -1,4 +1,4 @@
-"""The agent's feed against a real API server: what is applied there is known here, within a second."""
+"""The agent's feed on a real API server: it knows within a second what is applied there."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_a_change_of_a_status_does_not_wake_the_agent(cluster: Cluster, watcher:
 
 
 def test_an_invalid_spec_arrives_with_its_errors(cluster: Cluster, watcher: Watcher, namespace: str) -> None:
-    # Past the schema; the rule that forbids it is CEL, which this API server does not know.
+    # The schema accepts it. A CEL rule forbids it, but this API server knows no CEL.
     cluster.create(slice_bandwidth(namespace, "codeen", standard={"minRate": "2M", "maxRate": "1M"}))
     spec = eventually(lambda: watcher.slices(namespace).get("codeen"), SOON_S)
     assert spec.limits is None

@@ -1,4 +1,4 @@
-"""From PlanetLab to the kernel: what ``slicebw import-rspec`` prints is applied with kubectl and holds on a node."""
+"""From PlanetLab to the kernel: kubectl applies what ``slicebw import-rspec`` prints, and a node enforces it."""
 
 import json
 import os
@@ -36,7 +36,7 @@ RECORD = {
 
 @pytest.fixture
 def codeen(cluster: Cluster) -> Iterator[None]:
-    """The namespace that the slice's name stands for."""
+    """Create the namespace that the slice's name maps to."""
     cluster.core.create_namespace({"metadata": {"name": NAMESPACE}})
     yield
     cluster.delete_namespace(NAMESPACE)

@@ -1,4 +1,4 @@
-"""The manifests on a real API server: installed as people install them, by its own kubectl and by a current one."""
+"""The manifests on a real API server, installed as the documents say, with its own kubectl and a current one."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(params=["its own", "current"])
 def kubectl(request: pytest.FixtureRequest, cluster: Cluster) -> Kubectl:
-    """Runs kubectl: the API server's own, and the newest there is."""
+    """Run kubectl: the API server's own version, and a current one."""
     binary = CURRENT if request.param == "current" else cluster.folder / "assets" / "kubectl"
 
     def run(*arguments: str, text: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -44,20 +44,20 @@ def kubectl(request: pytest.FixtureRequest, cluster: Cluster) -> Kubectl:
 
 @pytest.fixture
 def validate(cluster: Cluster) -> list[str]:
-    """What has to be said to `kubectl apply` besides, as docs/install.md says it."""
+    """Further arguments that `kubectl apply` needs, as docs/install.md has them."""
     version = json.loads(cluster.kubectl("get", "--raw", "/version"))
     return [] if int(version["minor"].rstrip("+")) >= BUILT_FOR_RULES else ["--validate=false"]
 
 
 @pytest.fixture
 def rendered(cluster: Cluster) -> list[Any]:
-    """The objects of manifests/base."""
+    """Return the objects of manifests/base."""
     return list(yaml.safe_load_all(cluster.kubectl("kustomize", str(MANIFESTS / "base"))))
 
 
 @pytest.fixture
 def clean(cluster: Cluster, rendered: list[Any]) -> Iterator[None]:
-    """Removes afterwards what is installed, but for the kinds, which other tests use."""
+    """Remove afterwards all that is installed, except the kinds, which other tests use."""
     yield
     ours = [obj for obj in rendered if obj["kind"] not in {"CustomResourceDefinition", "Namespace"}]
     for obj in ours:
@@ -78,7 +78,7 @@ def test_one_command_installs_it_whole_and_may_be_repeated(
         assert missing(obj, json.loads(stored), knows_rules=not validate) == []
     second = kubectl("apply", *validate, "-k", "manifests/base")
     assert second.returncode == 0, second.stderr
-    # (kubectl never sees that a CRD is unchanged where the server has dropped its rules.)
+    # (If the server has dropped a CRD's rules, kubectl never finds the CRD unchanged.)
     changed = [line for line in second.stdout.splitlines() if not line.endswith(" unchanged")]
     assert all(line.startswith("customresourcedefinition.") for line in changed)
     gone = kubectl("delete", "--wait=false", "--dry-run=server", "-k", "manifests/uninstall")
@@ -86,25 +86,25 @@ def test_one_command_installs_it_whole_and_may_be_repeated(
     assert len(gone.stdout.splitlines()) == len(rendered)
 
 
-def missing(wanted: Any, stored: Any, path: str = "", *, knows_rules: bool) -> list[str]:
-    """Paths of fields that were sent and that the server has not kept, or keeps differently."""
-    if isinstance(wanted, dict) and isinstance(stored, dict):
+def missing(sent: Any, stored: Any, path: str = "", *, knows_rules: bool) -> list[str]:
+    """Return the paths of sent fields that the server has dropped or changed."""
+    if isinstance(sent, dict) and isinstance(stored, dict):
         found = []
-        for key, inner in wanted.items():
+        for key, inner in sent.items():
             if key == "x-kubernetes-validations" and not knows_rules:
                 continue
             found += missing(inner, stored.get(key), f"{path}.{key}", knows_rules=knows_rules)
         return found
-    if isinstance(wanted, list) and isinstance(stored, list) and len(wanted) == len(stored):
-        pairs = enumerate(zip(wanted, stored, strict=True))
+    if isinstance(sent, list) and isinstance(stored, list) and len(sent) == len(stored):
+        pairs = enumerate(zip(sent, stored, strict=True))
         return [one for index, (a, b) in pairs for one in missing(a, b, f"{path}[{index}]", knows_rules=knows_rules)]
-    return [] if wanted == stored else [f"{path}: {wanted!r} is {stored!r}"]
+    return [] if sent == stored else [f"{path}: {sent!r} is {stored!r}"]
 
 
 def test_the_server_accepts_every_manifest(
     cluster: Cluster, kubectl: Kubectl, validate: list[str], clean: None, named_namespaces: None
 ) -> None:
-    done = kubectl("apply", *validate, "-k", "manifests/base")  # a dry run makes no namespace for what comes after
+    done = kubectl("apply", *validate, "-k", "manifests/base")  # a dry run would not create the namespace
     assert done.returncode == 0, done.stderr
     has_policies = "validatingadmissionpolicies" in cluster.kubectl("api-resources", "-o", "name")
     for place in [*KUSTOMIZATIONS, *SAMPLES]:
@@ -120,7 +120,7 @@ def test_the_server_accepts_every_manifest(
 
 @pytest.fixture
 def named_namespaces(cluster: Cluster) -> Iterator[None]:
-    """The namespaces that samples are for."""
+    """Return the namespaces that samples are for."""
     names = ("princeton-codeen", "nyu-coral")
     for name in names:
         cluster.core.create_namespace({"metadata": {"name": name}})

@@ -1,4 +1,4 @@
-"""``/metrics`` of a running agent and a running controller, in good times and while the API server is away."""
+"""``/metrics`` of a running agent and controller, with the API server and during its outage."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.topology import Topology
 
 
 def metric(process: Slicebw, name: str, labels: str = "") -> float | None:
-    """One sample, None where there is none."""
+    """Return a sample's value; None if there is none."""
     found = re.search(rf"^slicebw_{name}{re.escape(labels)} (\S+)$", process.page("/metrics"), re.MULTILINE)
     return None if found is None else float(found[1])
 
@@ -37,7 +37,7 @@ def test_metrics_of_agent_and_controller_show_the_slice_and_an_outage(
             assert metric(controller, "slice_budget_bytes", standard) is None
             assert metric(running, "api_unreachable_seconds") == metric(controller, "api_unreachable_seconds") == 0
 
-            # While the API server is away, limits hold, reports wait, and both say so.
+            # During the outage limits hold and reports wait, and the metrics of both show it.
             proxy.cut()
             eventually(lambda: (metric(running, "api_unreachable_seconds") or 0) > 1, within_s=15)
             eventually(lambda: (metric(controller, "api_unreachable_seconds") or 0) > 1, within_s=15)

@@ -1,4 +1,4 @@
-"""NodeBandwidth, live: what is set with kubectl holds in the kernel, and what the kernel is like kubectl shows."""
+"""NodeBandwidth: its settings reach the kernel, and its status shows the node's state."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from tests.support.tc import ShownClass, classes
 from tests.support.topology import Topology
 
 M = 1_000_000
-TOP, STANDARD, EXEMPT, ROOT = "1:1", "1:10", "1:20", "1:1000"
+TOP, STANDARD, EXEMPT, HOST = "1:1", "1:10", "1:20", "1:1000"
 
 
 @dataclass
@@ -30,30 +30,30 @@ class Lab:
     agent: Slicebw
 
     def classes(self) -> dict[str, ShownClass]:
-        """The kernel's classes as tc shows them, by slice id."""
+        """Return the kernel's classes as tc shows them, by classid."""
         return classes(self.net.node, self.net.uplink)
 
     def ceils(self) -> tuple[int | None, ...]:
-        """In Mbit/s: top, all standard, all exempt, and root."""
+        """Return the ceilings of top, all standard, all exempt, and host, in Mbit/s."""
         shown = self.classes()
-        return tuple(shown[name].ceil_bps // M if name in shown else None for name in (TOP, STANDARD, EXEMPT, ROOT))
+        return tuple(shown[name].ceil_bps // M if name in shown else None for name in (TOP, STANDARD, EXEMPT, HOST))
 
     def until_ceils(self, *ceils: int, within_s: float = 5) -> None:
         """Wait for these ceilings."""
-        with suppress(AssertionError):  # what there is instead is said below
+        with suppress(AssertionError):  # the assertion below shows the ceilings
             eventually(lambda: self.ceils() == ceils, within_s)
         assert self.ceils() == ceils
 
     def set(self, name: str, **spec: object) -> None:
-        """``kubectl patch``, with null for what is to be unset."""
+        """Set fields with ``kubectl patch``; None unsets one."""
         self.cluster.kubectl("patch", "nbw", name, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def status(self) -> Any:
-        """The status of the node's own object."""
+        """Return the status of the node's own object."""
         return (self.cluster.read(kinds.NODE_BANDWIDTH, self.node) or {}).get("status", {})
 
     def condition(self, kind: str) -> tuple[str, str, str]:
-        """A condition's status, reason and message, as kubectl gives them."""
+        """Return a condition's status, reason and message, as kubectl prints them."""
         path = f"{{.status.conditions[?(@.type=='{kind}')]['status','reason','message']}}"
         shown = self.cluster.kubectl("get", "nbw", self.node, "-o", f"jsonpath={path}")
         status, _, rest = shown.partition(" ")
@@ -61,14 +61,14 @@ class Lab:
         return status, reason, message
 
     def row(self) -> dict[str, str]:
-        """What ``kubectl get nbw NODE`` shows, by column."""
+        """Return the row of ``kubectl get nbw NODE``, by column."""
         header, line = self.cluster.kubectl("get", "nbw", self.node).splitlines()
         return dict(zip(header.split(), line.split(), strict=True))
 
 
 @pytest.fixture
 def default(cluster: Cluster) -> Iterator[Callable[..., None]]:
-    """Makes the NodeBandwidth that holds for every node, and deletes it afterwards."""
+    """Create the NodeBandwidth ``default``, which applies to every node, and delete it afterwards."""
 
     def make(**spec: object) -> None:
         cluster.create(node_bandwidth("default", **spec))
@@ -80,7 +80,7 @@ def default(cluster: Cluster) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def lab(cluster: Cluster, namespace: str, node: str, tmp_path: Path) -> Iterator[Lab]:
-    """A pod on a node, and a slice for it with nothing but defaults."""
+    """Make a node with one pod, and a slice with default limits for it."""
     with Topology(pods=1) as net:
         (pod,) = net.pods
         cluster.create_pod(namespace, "pod", node, pod.address, pod.address6)
@@ -117,7 +117,7 @@ def test_the_object_of_a_node_overrides_the_default_one_field_by_field_and_live(
     start(lab)
     lab.until_ceils(1000, 300, 1000, 300)
 
-    # The node's own object exists since the agent has reported in it; its fields go before the default's, one by one.
+    # The agent has created the node's own object for its report. Each of its fields overrides the default's.
     lab.set(lab.node, cap="100M")
     lab.until_ceils(1000, 100, 1000, 100)
     lab.set("default", lineRate="2G", cap="400M")
@@ -125,7 +125,7 @@ def test_the_object_of_a_node_overrides_the_default_one_field_by_field_and_live(
     lab.set(lab.node, cap=None, lineRate="500M")
     lab.until_ceils(500, 400, 500, 400)
 
-    # The cap is never above what the line can carry, wherever each of them comes from.
+    # The cap is never above the line rate, whichever object each of them comes from.
     lab.set(lab.node, lineRate="200M")
     lab.until_ceils(200, 200, 200, 200)
     lab.cluster.delete(kinds.NODE_BANDWIDTH, "default")
@@ -180,7 +180,7 @@ def test_traffic_is_exempt_as_long_as_its_destination_is_on_the_list(lab: Lab, d
     assert rate_mbps(sink.exempt_address6) > 50
     assert rate_mbps(sink.exempt_address) <= 20
     assert rate_mbps(sink.address) <= 20
-    # A node's own list takes the place of the default one, also where it is empty.
+    # A node's own list replaces the default one, even if it is empty.
     lab.set(lab.node, exemptDestinations=[])
     eventually(lambda: v6 not in lab.net.node.run("nft", "list", "table", "inet", "slicebw"), within_s=1)
     assert rate_mbps(sink.exempt_address6) <= 20
@@ -210,7 +210,7 @@ def test_no_guarantee_counts_above_its_share_of_the_cap_and_too_many_are_reporte
         "the node can send all guaranteed rates at once",
     )
 
-    # A second slice wants as much again: together that is more than the cap.
+    # A second slice with the same minRate: together they exceed the cap.
     pod = lab.net.add_pod()
     lab.cluster.create_pod(lab.namespace, "other", lab.node, pod.address, labels={"app": "other"})
     other = slice_bandwidth(lab.namespace, "younger", podSelector={"matchLabels": {"app": "other"}}, **limits)
@@ -220,7 +220,7 @@ def test_no_guarantee_counts_above_its_share_of_the_cap_and_too_many_are_reporte
     eventually(lambda: lab.condition("GuaranteesOvercommitted")[:2] == ("True", "Overcommitted"), within_s=15)
     message = lab.condition("GuaranteesOvercommitted")[2]
     assert message == "standard: minRates add up to 120000016 bit/s of 100000000 bit/s"
-    # It is told, and nothing is refused.
+    # The node reports that, and refuses nothing.
     assert lab.condition("Ready")[0] == "True"
     lab.set("default", cap="200M")
     eventually(lambda: lab.condition("GuaranteesOvercommitted")[0] == "False", within_s=15)
@@ -258,14 +258,14 @@ def test_modes_are_shown_and_each_switch_is_an_event_on_the_node(lab: Lab, defau
         eventually(lambda word=reason: lab.condition("Ready")[:2] == ("True", word), within_s=15)  # type: ignore[misc]
         eventually(lambda word=mode: lab.row()["MODE"] == word)  # type: ignore[misc]
 
-    def told() -> list[Any]:
+    def mode_events() -> list[Any]:
         found = lab.cluster.core.list_event_for_all_namespaces().items
         return [one for one in found if one.involved_object.name == lab.node and one.reason == "ModeChanged"]
 
-    eventually(lambda: len(told()) == 3, within_s=15)
-    for event in told():
+    eventually(lambda: len(mode_events()) == 3, within_s=15)
+    for event in mode_events():
         assert (event.involved_object.kind, event.type, event.count) == ("Node", "Normal", 1)
-    assert {event.message.split(":")[0] for event in told()} == {
+    assert {event.message.split(":")[0] for event in mode_events()} == {
         "The mode of this node is Monitor now, it was Enforce",
         "The mode of this node is Disabled now, it was Monitor",
         "The mode of this node is Enforce now, it was Disabled",

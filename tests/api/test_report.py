@@ -1,4 +1,4 @@
-"""The agent's reports against a real API server: what is reported here is what ``kubectl get`` shows there."""
+"""The agent's reports on a real API server: ``kubectl get`` shows what is reported."""
 
 import re
 import time
@@ -27,7 +27,7 @@ NOW_S = PERIOD_START_S + 3600
 
 
 class Reporting:
-    """A report queue that runs, and its API thread."""
+    """A running report queue, and its API thread."""
 
     def __init__(
         self,

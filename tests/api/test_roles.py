@@ -1,4 +1,4 @@
-"""The roles of manifests/base are enough for what the agent and the controller do, and for no more than that."""
+"""The roles of manifests/base allow all that the agent and the controller do, and no more."""
 
 import subprocess
 import threading
@@ -32,7 +32,7 @@ NAMESPACE = "slicebw-system"
 
 @pytest.fixture
 def roles(cluster: Cluster) -> Iterator[None]:
-    """Accounts and roles as `kubectl apply -k manifests/base` makes them."""
+    """Create accounts and roles as `kubectl apply -k manifests/base` does."""
     files = ("namespace.yaml", "agent-rbac.yaml", "controller-rbac.yaml", "people-rbac.yaml")
     arguments = [part for name in files for part in ("-f", str(BASE / name))]
     cluster.kubectl("apply", *arguments)
@@ -43,7 +43,7 @@ def roles(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def account(cluster: Cluster, roles: None, tmp_path: Path) -> Account:
-    """Makes a kubeconfig for a service account."""
+    """Make a kubeconfig for a service account."""
 
     def make(name: str, namespace: str = NAMESPACE) -> Path:
         request = {"spec": {"audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 3600}}
@@ -59,7 +59,7 @@ def account(cluster: Cluster, roles: None, tmp_path: Path) -> Account:
 
 @pytest.fixture
 def person(cluster: Cluster, account: Account) -> Iterator[Person]:
-    """Makes a service account in a namespace that may there do what the cluster roles say; gives its kubeconfig."""
+    """Create a service account with these cluster roles in a namespace. Returns its kubeconfig."""
     everywhere: list[str] = []
 
     def make(namespace: str, *cluster_roles: str, in_all_namespaces: bool = False) -> Path:
@@ -79,7 +79,7 @@ def person(cluster: Cluster, account: Account) -> Iterator[Person]:
 
 
 def can(cluster: Cluster, who: Path, verb: str, resource: str, namespace: str = "") -> bool:
-    """What ``kubectl auth can-i`` says; "" as the namespace stands for all of them."""
+    """Ask ``kubectl auth can-i``. The namespace "" means all of them."""
     place = ["--namespace", namespace] if namespace else ["--all-namespaces"]
     kubectl = [str(cluster.folder / "assets" / "kubectl"), "--kubeconfig", str(who)]
     kind, _, subresource = resource.partition("/")
@@ -92,7 +92,7 @@ def can(cluster: Cluster, who: Path, verb: str, resource: str, namespace: str = 
 
 
 def forbidden(request: Callable[..., object], *arguments: object) -> bool:
-    """Whether the API server refuses a request for want of a role."""
+    """Tell whether the API server forbids a request."""
     try:
         request(*arguments)
     except client.ApiException as error:
@@ -121,7 +121,7 @@ def test_an_agent_may_do_all_it_does(
     reporter.report([], [SliceKey(namespace, "over")], [], None)
     eventually(lambda: reporter.waiting == 0)
     assert reporter.previous_reports() is not None
-    # So few usages are listed from etcd, and no more is needed; of many each may be read (kube/own_usages.py).
+    # So few usages are listed from etcd at once. Many would be read one by one (kube/own_usages.py).
     path = BANDWIDTH_USAGES.path(namespace, f"codeen.{node}")
     assert watcher.api.call(watcher.api.client.get(path), 10.0)["sliceName"] == "codeen"
     listed = watcher.api.client.page_from_cache(BANDWIDTH_USAGES, 0, labelSelector=f"{kinds.LABEL_NODE}={node}")
@@ -210,7 +210,7 @@ def test_an_owner_sees_its_own_slice_and_its_usage_and_events_and_changes_none_o
         reporter.report([usage_report(namespace)], [], [capped_event(namespace)], None)
     eventually(lambda: reporter.waiting == 0)
 
-    # What `view` is made of by the controller manager, which is not here: ours, and what it holds anyway.
+    # The controller manager, which is not here, would make `view` of these: slicebw's role, and its usual rules.
     owner = person(mine, "slicebw-view", "system:aggregate-to-view")
     for resource in ("slicebandwidths.slicebw.io", "bandwidthusages.slicebw.io", "events"):
         for verb in ("get", "list", "watch"):
@@ -239,7 +239,7 @@ def test_an_owner_sees_its_own_slice_and_its_usage_and_events_and_changes_none_o
 
 
 def test_view_includes_the_role_for_owners_and_edit_and_admin_include_no_more(cluster: Cluster, roles: None) -> None:
-    """Which roles go into which, by the API server's own rules; to carry that out is the controller manager's."""
+    """Check by labels which role is part of which. The controller manager, which is not here, would combine them."""
     rbac = client.RbacAuthorizationV1Api(cluster.core.api_client)
     ours = [role for role in rbac.list_cluster_role().items if role.metadata.name.startswith("slicebw-")]
     assert len(ours) == 4

@@ -1,4 +1,4 @@
-"""The main job: from ``kubectl apply`` to the kernel, with real packets, and back to ``kubectl get``."""
+"""From ``kubectl apply`` to the kernel and back to ``kubectl get``, with real packets."""
 
 import json
 import time
@@ -24,7 +24,7 @@ LINE = "1G"
 
 @dataclass
 class Lab:
-    """A node with an agent, two slices' pods and the controller, on a real API server."""
+    """A node with an agent and the pods of two slices, on a real API server."""
 
     cluster: Cluster
     net: Topology
@@ -34,20 +34,20 @@ class Lab:
     folder: Path
 
     def classes(self) -> dict[str, ShownClass]:
-        """The kernel's classes as tc shows them, by slice id."""
+        """Return the kernel's classes as tc shows them, by classid."""
         return classes(self.net.node, self.net.uplink)
 
-    def ceil_bps(self, slice_id: str) -> int | None:
-        """A class's ceiling in the kernel."""
-        found = self.classes().get(slice_id)
+    def ceil_bps(self, classid: str) -> int | None:
+        """Return a class's ceiling in the kernel; None if there is no such class."""
+        found = self.classes().get(classid)
         return None if found is None else found.ceil_bps
 
     def usage(self, number: int) -> Any:
-        """The BandwidthUsage of the slice of this number."""
+        """Return the BandwidthUsage of the slice of this number."""
         return self.cluster.read(kinds.BANDWIDTH_USAGE, f"slice.{self.node}", self.namespaces[number])
 
-    def slice_id(self, number: int, traffic_class: str = "standard") -> str:
-        """The HTB class of a slice, once it is reported."""
+    def classid(self, number: int, traffic_class: str = "standard") -> str:
+        """Return the classid of a slice, once it is reported."""
         found: str = eventually(lambda: (self.usage(number) or {}).get(traffic_class, {}).get("classId"))
         return found
 
@@ -57,14 +57,14 @@ class Lab:
         self.cluster.create(obj)
 
     def patch(self, number: int, spec: dict[str, object]) -> None:
-        """kubectl patch."""
+        """Change the slice's spec with ``kubectl patch``."""
         text = json.dumps({"spec": spec})
         self.cluster.kubectl("patch", "slbw", "slice", "-n", self.namespaces[number], "--type=merge", "-p", text)
 
 
 @pytest.fixture
 def lab(cluster: Cluster, new_namespace: Callable[[], str], node: str, tmp_path: Path) -> Iterator[Lab]:
-    """Two namespaces with a pod each on a node whose uplink is an agent's; no limits yet."""
+    """Run an agent on a node with one pod in each of two namespaces, without limits."""
     with Topology(pods=2) as net:
         namespaces = [new_namespace(), new_namespace()]
         exempt = list(net.sink.exempt_networks)
@@ -80,7 +80,7 @@ def lab(cluster: Cluster, new_namespace: Callable[[], str], node: str, tmp_path:
 
 
 def rate(lab: Lab, pod: Host, to: str | None = None, seconds: int = 3) -> float:
-    """TCP goodput from a pod in Mbit/s."""
+    """Measure TCP goodput from a pod, in Mbit/s."""
     return lab.net.tcp_rate_bps(pod, to or lab.net.sink.address, seconds) / M
 
 
@@ -88,19 +88,19 @@ def test_a_slice_is_held_to_its_limits_and_nobody_else_is(lab: Lab) -> None:
     one, other = lab.net.pods
     lab.apply(0, maxRate="10M")
     lab.apply(1, maxRate="40M")
-    first = lab.slice_id(0)
+    first = lab.classid(0)
     eventually(lambda: lab.ceil_bps(first) == 10 * M)
     assert 9 <= rate(lab, one) <= 10
     assert 9 <= rate(lab, one, lab.net.sink.address6) <= 10
 
-    # A change takes hold within a second, without a restart.
+    # A change takes effect within a second, without a restart.
     lab.patch(0, {"standard": {"maxRate": "50M"}})
     patched = time.monotonic()
     eventually(lambda: lab.ceil_bps(first) == 50 * M, within_s=1)
     assert time.monotonic() - patched < 1
     assert 45 <= rate(lab, one) <= 50
 
-    # The exempt class is not held by the standard one, and the second slice is not disturbed by either.
+    # Neither the exempt class nor the second slice is limited by the first slice's standard class.
     flows = [(one, lab.net.sink.address), (one, lab.net.sink.exempt_address), (other, lab.net.sink.address)]
     standard, exempt, second = (bps / M for bps in lab.net.tcp_rates_bps(flows, 3))
     assert 45 <= standard <= 50
@@ -117,7 +117,7 @@ def test_a_slice_is_held_to_its_limits_and_nobody_else_is(lab: Lab) -> None:
 
 def test_a_pod_becomes_a_map_entry_within_a_second_and_stops_being_one(lab: Lab) -> None:
     lab.apply(0, maxRate="10M")
-    lab.slice_id(0)
+    lab.classid(0)
 
     def in_table(address: str) -> bool:
         return f"{address} : 1:1" in lab.net.node.run("nft", "list", "table", "inet", "slicebw")
@@ -132,10 +132,10 @@ def test_a_small_budget_is_capped_by_the_formula_kept_and_renewed_in_the_next_pe
     budget, threshold, period_s = 30 * M, 15 * M, 25
     spec = {"period": f"{period_s}s", "standard": {"maxRate": "20M", "budget": "30M", "threshold": "50%"}}
     lab.cluster.create(slice_bandwidth(lab.namespaces[0], "slice", **spec))
-    first = lab.slice_id(0)
+    first = lab.classid(0)
     flow = lab.net.traffic(lab.net.pods[0], lab.net.sink.address, 40)
 
-    # The kernel's own counter and ceiling, as fast as tc can show them: when was the threshold crossed, when capped?
+    # Poll the kernel's counter and ceiling as fast as tc can, to find when the threshold was crossed and when capped.
     crossed_at = capped_at = None
     while capped_at is None:
         seen, now = lab.classes()[first], time.time()
@@ -146,7 +146,7 @@ def test_a_small_budget_is_capped_by_the_formula_kept_and_renewed_in_the_next_pe
         assert crossed_at is None or now - crossed_at < 2
     assert crossed_at is None or capped_at - crossed_at <= 1
 
-    # The cap in the kernel is the formula's, on the bytes the kernel has counted and the time that is left.
+    # The cap in the kernel is the formula's result for the bytes that the kernel has counted and the time left.
     reported = eventually(lambda: (usage := lab.usage(0)) and usage["standard"]["capped"] and usage)
     standard = reported["standard"]
     start_s = parse_time(reported["periodStart"])
@@ -155,7 +155,7 @@ def test_a_small_budget_is_capped_by_the_formula_kept_and_renewed_in_the_next_pe
     assert standard["bitsPerSecond"] == pytest.approx(formula, rel=0.05)
     assert lab.ceil_bps(first) == pytest.approx(formula, rel=0.05)
 
-    # At the end of the period usage is within the budget, and then everything starts again.
+    # At the end of the period usage is within the budget, and then a new period starts.
     last = standard["bytesUsed"]
     while (usage := lab.usage(0))["periodStart"] == reported["periodStart"]:
         last = max(last, usage["standard"]["bytesUsed"])

@@ -1,4 +1,4 @@
-"""The feed when the API server or the kinds are not as they should be: it says so once, keeps on, and recovers."""
+"""The feed without a working API server or without the kinds: it warns once, goes on, and recovers."""
 
 import getpass
 import logging
@@ -91,7 +91,7 @@ def test_an_object_deleted_during_an_outage_is_forgotten(
     proxy.cut()
     outage.delete(kinds.SLICE_BANDWIDTH, "goes", namespace)
     outage.delete_pod(namespace, "web")
-    # A new API server remembers no events from before its start, so the watch cannot go on where it was.
+    # A restarted API server has no events from before its start, so the watch cannot resume.
     outage.stop_api_server()
     outage.start()
     assert set(watcher.slices(namespace)) == {"stays", "goes"}
@@ -103,7 +103,7 @@ def test_an_object_deleted_during_an_outage_is_forgotten(
 def test_the_last_object_of_a_kind_deleted_during_an_outage_is_forgotten_too(
     outage: Cluster, proxy: FaultProxy, start_feed: StartFeed, node: str
 ) -> None:
-    # kopf says nothing at all about a list that is empty.
+    # kopf passes on nothing of an empty list.
     outage.create(node_bandwidth(node, cap="50M"))
     watcher = start_feed(proxy.kubeconfig, node)
     watcher.synced()
@@ -162,7 +162,7 @@ def test_kinds_that_are_removed_leave_everything_in_force_until_they_are_back(
         return len(watcher.slices(namespace)) == 20 and watcher.feed.desired_state().node.cap_bps == 50_000_000
 
     throughout(in_force, 3.0)
-    # Pods are no kind of ours: they come and go as ever.
+    # Pods are not one of slicebw's kinds: they still come and go.
     outage.create_pod(namespace, "web", node, "10.1.0.7")
     eventually(lambda: watcher.pods().get("web") == ("10.1.0.7",))
 
@@ -217,7 +217,7 @@ def test_credentials_that_expire_are_read_again(
 def test_a_connection_that_falls_silent_is_given_up(
     cluster: Cluster, proxy: FaultProxy, start_feed: StartFeed, node: str, namespace: str
 ) -> None:
-    # At the start it is the first list that is not answered.
+    # At the start the first list gets no answer.
     proxy.freeze()
     watcher = start_feed(proxy.kubeconfig, node)
     eventually(lambda: proxy.requests)

@@ -1,4 +1,4 @@
-"""Two controllers at once: each status is written once, at a bounded rate, and never goes back to what it was."""
+"""Two controllers at once: each status is written once, at a bounded rate, and never reverts to an older one."""
 
 import subprocess
 import threading
@@ -18,19 +18,19 @@ from tests.support.reports import GB, class_usage
 
 INTERVAL_S = 2
 STEP_S = 0.2
-"""Between two changes of the usage: shorter than what a controller gathers into one look."""
+"""Between two changes of the usage: shorter than a controller's pause, which rolls up several changes at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A status as a watch has shown it."""
+    """A status that a watch has shown."""
 
     used_bytes: int
     capped: str
 
 
 class Statuses:
-    """Every status that the slice ever has: ``kubectl get --watch`` in the background."""
+    """Records every status of the slice, with ``kubectl get --watch`` in the background."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.seen: list[Seen] = []
@@ -67,7 +67,7 @@ def statuses(cluster: Cluster, namespace: str) -> Iterator[Statuses]:
 
 @pytest.fixture
 def controllers(proxy: FaultProxy, tmp_path: Path) -> Iterator[list[Slicebw]]:
-    """Two that run, as processes of their own."""
+    """Run two controllers, each in its own process."""
     arguments = ("controller", "--kubeconfig", str(proxy.kubeconfig), "--status-interval", f"{INTERVAL_S}s")
     made = [Slicebw(tmp_path / f"controller-{number}.log", *arguments) for number in range(2)]
     with made[0], made[1]:
@@ -75,13 +75,13 @@ def controllers(proxy: FaultProxy, tmp_path: Path) -> Iterator[list[Slicebw]]:
 
 
 def attempts(proxy: FaultProxy, namespace: str) -> int:
-    """How often a status was sent to the API server."""
+    """Return how often a status was sent to the API server."""
     path = f"/namespaces/{namespace}/slicebandwidths/codeen/status"
     return sum(request.method == "PATCH" and request.path.endswith(path) for request in proxy.requests)
 
 
 def used(statuses: Statuses) -> int:
-    """Bytes used, as the last status says."""
+    """Return the bytes used in the last status."""
     last = statuses.last()
     return -1 if last is None else last.used_bytes
 
@@ -96,18 +96,18 @@ def test_figures_that_move_all_the_time_are_written_once_an_interval_and_never_g
     while time.monotonic() - began < 12 * INTERVAL_S:
         step += 1
         put_usage(cluster, namespace, "n1", standard=class_usage(step * GB // 1000))
-        time.sleep(STEP_S)  # the pace of the change, nothing is waited for
+        time.sleep(STEP_S)  # the pace of the changes
     intervals = (time.monotonic() - began) / INTERVAL_S + 1
     amounts = [seen.used_bytes for seen in statuses.seen]
     assert amounts == sorted(amounts), "what one has written the other does not take back"
     assert 4 <= len(statuses.seen) - first <= intervals
     assert attempts(proxy, namespace) - sent_before <= 2 * intervals
 
-    # One is killed in the middle of it: the other goes on.
+    # One is killed meanwhile: the other goes on.
     controllers[0].kill()
     put_usage(cluster, namespace, "n1", standard=class_usage(9 * GB))
     eventually(lambda: used(statuses) == 9 * GB, within_s=15)
-    # And when it is back, the next status is still one write.
+    # After its restart the next status is still one write.
     written = len(statuses.seen)
     controllers[0].start()
     controllers[0].wait_ready()
@@ -127,9 +127,9 @@ def test_transitions_are_seen_once_each_in_their_order(
 
     eventually(lambda: capped() == "False", within_s=20)
     for step in range(6):
-        wanted = step % 2 == 0
-        put_usage(cluster, namespace, "n1", standard=class_usage(9 * GB, capped=wanted))
-        eventually(lambda wanted=wanted: capped() == str(wanted), within_s=15)  # type: ignore[misc]
+        is_capped = step % 2 == 0
+        put_usage(cluster, namespace, "n1", standard=class_usage(9 * GB, capped=is_capped))
+        eventually(lambda is_capped=is_capped: capped() == str(is_capped), within_s=15)  # type: ignore[misc]
     assert [one.exit_code() for one in controllers] == [None, None]
     assert [status for status, _ in groupby(seen.capped for seen in statuses.seen)] == ["False", "True"] * 3 + ["False"]
     assert len(statuses.seen) <= 3 + 6, "one write each, after those in which the slice came up"

@@ -1,4 +1,4 @@
-"""A slice with a pod on each node, what its pods send, and all that the nodes and the API say about it."""
+"""A slice with a pod on each node: what its pods send, and what the nodes and the API report about it."""
 
 import json
 import re
@@ -17,9 +17,9 @@ from tests.cluster.lab import START_S, AnyCluster, ClusterLab, NamedNode, Node, 
 from tests.support.tc import ShownClass
 
 PASS_S: Final = 15.0
-"""Within which a node's ledger holds what was sent before: a pass is due at least every 10 s."""
+"""The longest until a node's ledger accounts for bytes that were sent: a pass is due at least every 10 s."""
 REPORT_S: Final = 30.0
-"""Within which the API says it too: a report interval, the controller's own of 10 s, and busy cores."""
+"""The longest until the API shows them: a report interval, the controller's interval of 10 s, and busy cores."""
 
 
 class Tenant:
@@ -32,7 +32,7 @@ class Tenant:
     """
 
     def __init__(self, cluster: AnyCluster, namespace: str, **spec: object) -> None:
-        """Apply both, and wait until every node says that it enforces the limits."""
+        """Create the slice and its pods, and wait until every node enforces the limits."""
         self._cluster, self.namespace = cluster, namespace
         self.key = SliceKey(namespace, "codeen")
         pods = workload_daemon_set(namespace, "pods", cluster.workload)
@@ -42,7 +42,7 @@ class Tenant:
         self.wait_for("Enforced")
 
     def wait_for(self, condition: str) -> None:
-        """kubectl wait --for=condition=CONDITION, until it is true."""
+        """Run ``kubectl wait --for=condition=...`` until the condition is True."""
         wait = ("wait", f"--for=condition={condition}", "--timeout=60s", "-n", self.namespace, "slbw/codeen")
         self._cluster.kubectl_input("", *wait)
 
@@ -76,7 +76,7 @@ class LabTenant(Tenant):
 
     @contextmanager
     def pinging(self, rate_pps: int = 100, payload_bytes: int = 1000) -> Iterator[None]:
-        """Send from all pods, whatever happens to the API server meanwhile. Every byte of it can be counted exactly."""
+        """Send from all pods within the context, also without the API server. Every byte can be counted exactly."""
         for pod in self.pods.values():
             ping = f"ping -q -i {1 / rate_pps:g} -s {payload_bytes} -w 300 {self.cluster.sink}"
             self.cluster.in_pod(pod, "sh", "-c", f"setsid {ping} >/ping.out 2>&1 </dev/null &")
@@ -84,11 +84,11 @@ class LabTenant(Tenant):
             yield
         finally:
             for node in self.cluster.nodes:
-                # On the node, not by the API server, which may be away. Only one test at a time has pods that send.
+                # On the node and not through the API server, which may be stopped. Only one test at a time sends.
                 node.execute("sh", "-c", "pkill -INT -x ping || true")
 
     def pinged(self, node: Node) -> int:
-        """How many packets the pod on a node has sent, in the words of its ping, which has been stopped."""
+        """Return how many packets the pod on a node has sent, from the summary of its stopped ping."""
         summary = eventually(
             lambda: re.search(
                 r"(\d+) packets transmitted", self.cluster.in_pod(self.pods[node.name], "cat", "/ping.out")
@@ -97,17 +97,17 @@ class LabTenant(Tenant):
         return int(summary[1])
 
     def account(self, node: Node) -> SliceAccount | None:
-        """What the node's ledger says."""
+        """Return the slice's account in the node's ledger."""
         ledger, _ = FileStore(node.disk / "slicebw").peek_ledger()
         return None if ledger is None else ledger.slices.get(self.key)
 
     def used_bytes(self, node: Node) -> int:
-        """Standard traffic, as the node's ledger has it; 0 where it has nothing."""
+        """Return the standard bytes in the node's ledger; 0 without an account."""
         account = self.account(node)
         return 0 if account is None else account.standard.used_bytes
 
     def shown_class(self, node: Node) -> ShownClass:
-        """The slice's standard class in the node's kernel."""
+        """Return the slice's standard class in the node's kernel."""
         account = self.account(node)
         assert account is not None
         return node.classes()[f"1:{leaf(TrafficClass.STANDARD, account.slice_id):x}"]
@@ -117,11 +117,11 @@ class LabTenant(Tenant):
         return self.shown_class(self.cluster.node(node.name)).ceil_bps
 
     def arrived_bytes(self, node: Node) -> int:
-        """What arrived outside from the slice's pod on a node, while the test counts :meth:`ClusterLab.arrivals`."""
+        """Return the bytes that arrived outside from the slice's pod on a node, within :meth:`ClusterLab.arrivals`."""
         return self.cluster.outside.meter(self.pods[node.name].status.pod_ip, self.cluster.sink).wire_bytes
 
     def arrived_packets(self, node: Node) -> int:
-        """The same in packets."""
+        """Return the packets that arrived outside from the slice's pod on a node."""
         return self.cluster.outside.meter(self.pods[node.name].status.pod_ip, self.cluster.sink).packets
 
     def until_accounts_agree(self, nodes: Sequence[Node]) -> None:

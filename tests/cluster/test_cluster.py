@@ -1,4 +1,4 @@
-"""The cluster itself is what the other tests take it for: real pods on real nodes, and one way out of each."""
+"""The cluster itself is as the other tests assume: real pods on real nodes, and one uplink for each node."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ PING_IP_BYTES = 20 + 8 + 56
 
 @pytest.fixture
 def pods(cluster: ClusterLab, namespace: str, workload: str) -> dict[str, Any]:
-    """An ordinary pod on every node, by node."""
+    """Run an ordinary pod on every node, and return them by node."""
     cluster.apply(workload_daemon_set(namespace, "pods", workload))
     return cluster.running_pods(namespace, count=2, app="pods")
 
@@ -62,7 +62,7 @@ def test_what_a_pod_sends_leaves_by_its_nodes_uplink_under_the_pods_address(
 
 
 class PostroutingMeter:
-    """Stats what leaves a node for addresses outside, by device and addresses, where slicebw classifies it."""
+    """Counts what leaves a node for addresses outside, by device and addresses, where slicebw classifies."""
 
     def __init__(self, node: NetworkNamespace) -> None:
         self._node = node
@@ -87,7 +87,7 @@ class PostroutingMeter:
         self._node.run("nft", "delete", "table", "ip", "departures")
 
     def read(self) -> dict[tuple[str, str, str], Meter]:
-        """What left so far."""
+        """Return what has left so far."""
         shown = json.loads(self._node.run("nft", "-j", "list", "set", "ip", "departures", "seen"))["nftables"]
         elements = [one["elem"] for item in shown for one in item.get("set", {}).get("elem", ())]
         return {tuple(e["val"]["concat"]): Meter(e["counter"]["packets"], e["counter"]["bytes"]) for e in elements}

@@ -1,4 +1,4 @@
-"""hack/cluster may be interrupted whenever somebody likes; a second cluster runs beside the tests' own."""
+"""hack/cluster may be interrupted at any time. A second cluster runs beside the tests' own."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.support.processes import with_default_signals
 
 @pytest.fixture
 def home(cluster: ClusterLab, tmp_path: Path) -> Iterator[Path]:
-    """A folder for a cluster of the test's own, which is removed if the test fails to."""
+    """Make a folder for a cluster of one test, and remove that cluster if the test has not."""
     yield tmp_path / "cluster"
     hack("down", tmp_path / "cluster")
 
@@ -27,7 +27,7 @@ def hack(command: str, home: Path, *arguments: str) -> "subprocess.CompletedProc
 
 
 def interrupt_up(home: Path, when_there_is: str, number: signal.Signals) -> None:
-    """Start a cluster and end the command, and what it runs, as soon as it has made a certain file."""
+    """Start a cluster, and interrupt the command and what it runs as soon as it has made a certain file."""
     line = [str(HACK / "cluster"), "up", "--nodes", "1", "--dir", str(home)]
     with subprocess.Popen(
         with_default_signals(line), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

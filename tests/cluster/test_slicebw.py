@@ -1,4 +1,4 @@
-"""slicebw on two real nodes, installed as people install it: each enforces and accounts by itself, come what may."""
+"""slicebw on two real nodes, installed as documented: each node enforces and accounts by itself, whatever happens."""
 
 import json
 import time
@@ -31,7 +31,7 @@ NewLabTenant = Callable[..., LabTenant]
 
 @pytest.fixture(scope="module")
 def slicebw(any_cluster: AnyCluster, slicebw_image: str) -> Iterator[None]:
-    """slicebw on the cluster, reporting every second."""
+    """Install slicebw on the cluster, with reports every second."""
     try:
         install(any_cluster)
         any_cluster.kubectl("set", "env", "-n", NAMESPACE, AGENTS, "SLICEBW_REPORT_INTERVAL=1s")
@@ -44,7 +44,7 @@ def slicebw(any_cluster: AnyCluster, slicebw_image: str) -> Iterator[None]:
 
 @pytest.fixture
 def tenant(cluster: ClusterLab, slicebw: None, new_namespace: Callable[[], str]) -> NewLabTenant:
-    """Makes tenants, by the spec of their SliceBandwidth."""
+    """Make tenants from the spec of their SliceBandwidth."""
 
     def make(**spec: object) -> LabTenant:
         return LabTenant(cluster, new_namespace(), **spec)
@@ -65,19 +65,19 @@ def any_tenant(any_cluster: AnyCluster, slicebw: None, new_namespace: Callable[[
 
 
 def kill_agent(node: Node) -> None:
-    """Kill -9 a node's agent, as soon as it runs."""
+    """Kill a node's agent with SIGKILL, as soon as it runs."""
     eventually(lambda: node.execute("sh", "-c", "pkill -KILL -f 'slicebw [a]gent' && echo done || true"), START_S, 0.2)
 
 
 def columns(cluster: AnyCluster, kind: str, *arguments: str) -> list[dict[str, str]]:
-    """What kubectl get shows, a row an object; for columns that have a value in every row before them."""
+    """Return the rows of ``kubectl get`` by column; only up to the first column that is empty in some row."""
     header, *rows = cluster.kubectl("get", kind, *arguments).splitlines()
     return [dict(zip(header.split(), row.split(), strict=False)) for row in rows]
 
 
 @pytest.mark.needs_hack_cluster("measures what arrives outside")
 def test_both_nodes_enforce_and_the_roll_up_is_their_sum(cluster: ClusterLab, tenant: NewLabTenant) -> None:
-    # A hundredth of the budget is less than a packet, so that whatever is sent is reported at once.
+    # A hundredth of the budget is less than a packet, so that every packet is reported at once.
     codeen = tenant(standard={"maxRate": "10M", "budget": "10M", "threshold": "100%"}, period="1h")
     flows = {node.name: cluster.traffic(codeen.pods[node.name], cluster.sink, 4) for node in cluster.nodes}
     rates = {name: flow.rate_bps() / M for name, flow in flows.items()}
@@ -121,10 +121,10 @@ def test_one_nodes_cap_is_that_nodes_alone_and_its_owner_is_told(
     assert codeen.ceil_bps(idle) == 10 * M
     assert codeen.status()["cappedNodes"] == 1
     assert [row["CAPPED"] for row in columns(any_cluster, "slbw", "-n", codeen.namespace)] == ["1"]
-    told = eventually(
+    events = eventually(
         lambda: [e for e in any_cluster.events(codeen.namespace) if e.reason == "BandwidthCapped"], REPORT_S
     )
-    assert [(event.source.host, event.involved_object.name) for event in told] == [(busy.name, "codeen")]
+    assert [(event.source.host, event.involved_object.name) for event in events] == [(busy.name, "codeen")]
 
 
 @pytest.mark.needs_hack_cluster("kills processes on the nodes, counts what arrives outside")
@@ -141,7 +141,7 @@ def test_agents_are_killed_again_and_again_and_not_a_byte_is_lost(cluster: Clust
 
 
 def _restarted(cluster: ClusterLab, times: int) -> bool:
-    """Whether every pod has been restarted that often, and is ready again."""
+    """Tell whether every pod has been restarted that often, and is ready again."""
     states = [pod.status.container_statuses[0] for pod in agent_pods(cluster)]
     return all(state.ready and state.restart_count >= times for state in states)
 
@@ -152,7 +152,7 @@ def test_a_rolling_update_changes_no_class_loses_no_byte_and_slows_nobody(
 ) -> None:
     codeen, busy = tenant(standard={"maxRate": "10M"}), tenant(standard={"maxRate": "10M"})
     classes = {node.name: set(node.classes()) for node in cluster.nodes}
-    looks = [Look(codeen, busy)]
+    readings = [Reading(codeen, busy)]
     before = {pod.metadata.uid for pod in agent_pods(cluster)}
     flows = [cluster.traffic(busy.pods[node.name], cluster.sink, 120) for node in cluster.nodes]
     try:
@@ -163,7 +163,7 @@ def test_a_rolling_update_changes_no_class_loses_no_byte_and_slows_nobody(
 
                 def rolled_out() -> bool:
                     assert {node.name: set(node.classes()) for node in cluster.nodes} == classes
-                    looks.append(Look(codeen, busy))
+                    readings.append(Reading(codeen, busy))
                     now = agent_pods(cluster)
                     ready = all(c.status == "True" for pod in now for c in pod.status.conditions or ())
                     return ready and len(now) == 2 and before.isdisjoint(pod.metadata.uid for pod in now)
@@ -176,18 +176,18 @@ def test_a_rolling_update_changes_no_class_loses_no_byte_and_slows_nobody(
     finally:
         for flow in flows:
             flow.stop()
-    for earlier, later in pairwise(looks):
+    for earlier, later in pairwise(readings):
         for was, seen in zip((*earlier.polite, *earlier.greedy), (*later.polite, *later.greedy), strict=True):
             assert (seen.rate_bps, seen.ceil_bps) == (was.rate_bps, was.ceil_bps)
             assert seen.sent_bytes >= was.sent_bytes, "the class is the same one"
         assert all(seen.waiting_packets == 0 for seen in later.polite), "nobody waits who sends less than they may"
-    rates = [rate_bps / M for rate_bps in greedy_rates_bps(looks[1:])]
+    rates = [rate_bps / M for rate_bps in greedy_rates_bps(readings[1:])]
     assert rates
     assert all(8 < rate < 11 for rate in rates), f"who sends as much as they can gets 10, all the time: {rates}"
 
 
-class Look:
-    """The classes of two tenants on all nodes at one moment: one sends less than it may, one as much as it can."""
+class Reading:
+    """The classes of two tenants on all nodes at one moment: one sends below its limit, one as fast as it can."""
 
     def __init__(self, polite: LabTenant, greedy: LabTenant) -> None:
         nodes = polite.cluster.nodes
@@ -199,15 +199,15 @@ class Look:
             self.greedy_at_s.append(time.monotonic())
 
 
-def greedy_rates_bps(looks: Sequence[Look]) -> Iterator[float]:
-    """What each node's greedy class has sent, over every four seconds: so that the time a look takes matters little."""
-    since = looks[0]
-    for look in looks:
-        passed_s = [now_s - then_s for then_s, now_s in zip(since.greedy_at_s, look.greedy_at_s, strict=True)]
+def greedy_rates_bps(readings: Sequence[Reading]) -> Iterator[float]:
+    """Give the greedy class's rate on each node over four seconds each: the time of a reading then matters little."""
+    since = readings[0]
+    for reading in readings:
+        passed_s = [now_s - then_s for then_s, now_s in zip(since.greedy_at_s, reading.greedy_at_s, strict=True)]
         if min(passed_s) >= 4:
-            for was, seen, took_s in zip(since.greedy, look.greedy, passed_s, strict=True):
+            for was, seen, took_s in zip(since.greedy, reading.greedy, passed_s, strict=True):
                 yield (seen.sent_bytes - was.sent_bytes) * 8 / took_s
-            since = look
+            since = reading
 
 
 @pytest.mark.needs_hack_cluster("stops the API server")
@@ -224,7 +224,7 @@ def test_without_the_api_server_nodes_go_on_and_tell_afterwards(cluster: Cluster
             finally:
                 cluster.start()
         codeen.until_accounts_agree(cluster.nodes)
-        # One more change of each usage's outline brings the latest figures along.
+        # One more transition of each usage brings its latest figures along.
         cluster.create(slice_bandwidth(codeen.namespace, "unused", podSelector={"matchLabels": {"none": "such"}}))
         cluster.merge(slice_bandwidth(codeen.namespace, "codeen", standard={"maxRate": "20M"}))
         total = sum(codeen.used_bytes(node) for node in cluster.nodes)
@@ -259,7 +259,7 @@ def test_a_pod_that_moves_takes_its_limits_along_and_leaves_its_usage(
         any_cluster.kubectl_input("", "delete", "pod", "-n", namespace, pod.metadata.name, "--grace-period=1")
 
     def places() -> set[str]:
-        """Nodes on which the slice has a class."""
+        """Return the nodes on which the slice has a class."""
         listed = json.loads(any_cluster.kubectl("get", "bwu", "-n", namespace, "-o", "json"))["items"]
         return {usage["metadata"]["labels"][kinds.LABEL_NODE] for usage in listed if "classId" in usage["standard"]}
 
@@ -287,6 +287,6 @@ def test_a_node_that_is_drained_and_deleted_takes_its_usages_along(cluster: Clus
         eventually(lambda: codeen.status()["nodes"] == 1, REPORT_S, every_s=0.5)
         throughout(lambda: codeen.usages().keys() == {stays.name}, 2, every_s=0.2)
     finally:
-        cluster.start()  # it registers itself anew
+        cluster.start()  # its kubelet registers it again
     eventually(lambda: codeen.usages().keys() == {stays.name, goes.name}, START_S, every_s=0.5)
     cluster.rollout(NAMESPACE, AGENTS)

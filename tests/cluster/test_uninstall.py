@@ -1,4 +1,4 @@
-"""slicebw is installed and taken off again as docs/install.md says: what is left of it, whatever was done first."""
+"""slicebw is installed and uninstalled as docs/install.md says, in several orders: what is left of it."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def taken_off(any_cluster: AnyCluster, slicebw_image: str) -> Iterator[None]:
 
 @pytest.fixture
 def bare(cluster: ClusterLab, slicebw_image: str) -> Iterator[list[dict[str, str]]]:
-    """What the nodes' networks are like without slicebw; afterwards it is taken off, however far a test has come."""
+    """Record the nodes' networks without slicebw, and uninstall it afterwards, however far a test has come."""
     states = network_states(cluster)
     for state in states:
         assert "htb" not in state["qdiscs"], "slicebw is on the cluster already"
@@ -36,12 +36,12 @@ def bare(cluster: ClusterLab, slicebw_image: str) -> Iterator[list[dict[str, str
 
 
 def network_states(cluster: ClusterLab) -> list[dict[str, str]]:
-    """Of all nodes."""
+    """Return the network state of all nodes."""
     return [node.network_state() for node in cluster.nodes]
 
 
 def kept(cluster: ClusterLab) -> list[set[str]]:
-    """The files in the nodes' state folders."""
+    """Return the files in the nodes' state folders."""
     return [{path.name for path in (node.disk / "slicebw").iterdir()} for node in cluster.nodes]
 
 
@@ -52,7 +52,7 @@ def test_uninstalled_it_leaves_the_nodes_as_they_were_and_nothing_in_the_cluster
     install(cluster)
     namespace = new_namespace()
     cluster.create(slice_bandwidth(namespace, "codeen"))
-    own = cluster.nodes[0].name  # one node has settings of its own, which say that it is to be limited
+    own = cluster.nodes[0].name  # one node has its own settings, by which it enforces limits
     cluster.apply(node_bandwidth(own, mode="Enforce"))
     for before, during in zip(bare, network_states(cluster), strict=True):
         assert "htb" in during["qdiscs"]
@@ -119,7 +119,7 @@ def test_view_takes_up_what_an_owner_may_see(
                 raise
             return False
 
-    eventually(seen, START_S)  # that the controller manager has aggregated the roles
+    eventually(seen, START_S)  # the controller manager combines the roles a little later
     usages = ((kinds.GROUP, kinds.VERSION, namespace, "bandwidthusages") for namespace in (mine, other))
     owner.list_namespaced_custom_object(*next(usages))
     core.list_namespaced_event(mine)

@@ -1,18 +1,18 @@
-"""What a cluster has on this machine outside its own folder."""
+"""Finds what a cluster has on this machine outside its own folder."""
 
 import os
 from pathlib import Path
 
 
 class Traces:
-    """Processes, mounts, network device and cgroups of the cluster in a folder. Made while the cluster is there."""
+    """Processes, mounts, network device and cgroups of the cluster in a folder. Create it while the cluster exists."""
 
     def __init__(self, home: Path) -> None:
         self._home = str(home)
         self._number = (home / "network").read_text().strip()
 
     def left(self) -> list[str]:
-        """All that there is of them now: nothing, after hack/cluster down."""
+        """Return those that exist now; none after hack/cluster down."""
         processes = [one.parent.name for one in Path("/proc").glob("[0-9]*/cmdline") if self._is_ours(one)]
         mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if self._home in line]
         devices = Path("/sys/class/net").glob(f"slicebw-{self._number}")

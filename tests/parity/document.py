@@ -1,4 +1,4 @@
-"""docs/parity.md, made from rows.yaml: ``python -m tests.parity.document`` writes it."""
+"""Makes docs/parity.md from rows.yaml: run ``python -m tests.parity.document``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +33,13 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """All rows, in the order of the file."""
+    """Read all rows, in the order of the file."""
     loaded = yaml.safe_load(ROWS.read_text())
     return [Row(one["row"], one["bwmon"], one["slicebw"], tuple(one["tests"])) for one in loaded]
 
 
 def document() -> str:
-    """The text of docs/parity.md."""
+    """Return the text of docs/parity.md."""
     return _HEADER + "".join(
         f"| {row.number} | {row.bwmon} | {row.slicebw} | {'<br>'.join(map(_link, row.tests))} |\n" for row in rows()
     )

@@ -1,4 +1,4 @@
-"""Every row of the parity list is shown by tests that exist and run, and docs/parity.md says what the list says."""
+"""Every row of the parity list names tests that exist and always run, and docs/parity.md is made from the list."""
 
 import ast
 from functools import cache
@@ -14,31 +14,31 @@ NOT_RUN = {"skip", "skipif", "xfail"}
 
 @cache
 def module(path: Path) -> ast.Module:
-    """A file of tests."""
+    """Parse a file of tests."""
     return ast.parse(path.read_text())
 
 
 def find(tree: ast.Module, name: str) -> ast.FunctionDef | None:
-    """The function of this name at the top of a file."""
+    """Return the top-level function of this name; None if there is none."""
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     return found[0] if found else None
 
 
 def always_runs(tree: ast.Module, function: ast.FunctionDef) -> bool:
-    """Whether neither the test nor its whole file is marked so that it may be left out, or may fail."""
+    """Tell whether neither the test nor its file has a mark that skips it or lets it fail."""
     of_file = [node for node in tree.body if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node)]
     return not any(mark(node) in NOT_RUN for part in (*of_file, *function.decorator_list) for node in ast.walk(part))
 
 
 def mark(node: ast.AST) -> str | None:
-    """The name in ``pytest.mark.<name>``, None for anything else."""
+    """Return the name in ``pytest.mark.<name>``; None for anything else."""
     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pytest.mark":
         return node.attr
     return None
 
 
 def trouble(test: str) -> str | None:
-    """Why a named test shows nothing, or None."""
+    """Return why a named test shows nothing; None if it is good."""
     file, separator, name = test.partition("::")
     path = ROOT / file
     if not separator or not file.startswith("tests/") or not Path(file).name.startswith("test_"):

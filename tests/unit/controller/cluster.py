@@ -1,4 +1,4 @@
-"""A cluster in memory for the controller's tests, and a status loop whose clock they set."""
+"""A cluster in memory for the controller's tests, and a status loop whose clock the test sets."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ CODEEN = SliceKey(NAMESPACE, "codeen")
 
 @dataclass
 class World(ClusterFeed, ClusterWriter):
-    """A cluster in memory: what is written shows at once."""
+    """A cluster in memory. The feed shows at once what is written."""
 
     wall_s: float = PERIOD_START_S + 3600.0
     slices: dict[SliceKey, SliceRecord] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class World(ClusterFeed, ClusterWriter):
         return not self.away
 
     def pods(self, namespace: str) -> Mapping[str, Sequence[Pod]] | str | None:
-        """As many pods of every slice on each node as ``pods_on`` says."""
+        """Return as many pods of every slice on each node as ``pods_on`` has."""
         self.pod_lists += 1
         found = {
             node: [
@@ -149,7 +149,7 @@ class World(ClusterFeed, ClusterWriter):
 
 
 class Clocked:
-    """A loop whose clock a test moves on."""
+    """A status loop whose clock the test advances."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -176,7 +176,7 @@ def capped(used_bytes: int = 9 * GB) -> UsageReport:
 
 
 def many_slices(world: World, count: int) -> list[str]:
-    """Apply so many slices, and report each of them from one node; their names."""
+    """Create ``count`` slices and report each of them from one node. Returns their names."""
     names = [f"slice-{number:03}" for number in range(count)]
     for name in names:
         world.apply(name)
@@ -185,7 +185,7 @@ def many_slices(world: World, count: int) -> list[str]:
 
 
 def all_have_used(world: World, names: Iterable[str], used_bytes: int) -> None:
-    """Report other figures of each."""
+    """Report other figures of each slice."""
     for name in names:
         world.report("n1", usage_report(NAMESPACE, name, standard=class_usage(used_bytes)))
 

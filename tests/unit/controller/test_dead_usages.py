@@ -52,7 +52,7 @@ def test_a_usage_without_an_owner_stays_until_its_period_is_long_over(world: Wor
 
 
 def test_a_usage_that_is_still_reported_stays_whatever_its_period(world: World, clocked: Clocked) -> None:
-    # As of a slice that is denied its pods: it has no class, so no period runs.
+    # Like the usage of a slice that has lost its pods to another one: without a class no period runs.
     world.node_names = {"n1"}
     long_over = usage_report(NAMESPACE, slice_id=0, period_end_s=int(world.wall_s) - 10 * DAY_S)
     world.report("n1", long_over, reported_at_s=int(world.wall_s))

@@ -1,4 +1,4 @@
-"""When the controller lists pods, and what the condition Enforced says by that."""
+"""When the controller lists pods, and how the condition Enforced follows."""
 
 from msgspec.structs import replace
 
@@ -202,7 +202,7 @@ def test_slices_that_change_while_pods_are_listed_do_not_make_one_step_list_them
         world.apply(name)
 
     def late() -> None:
-        """Somebody changes both whenever pods are listed."""
+        """Change both slices whenever pods are listed."""
         for name in ("a", "b"):
             world.apply(name, generation=world.pod_lists)
 

@@ -30,16 +30,16 @@ def on(node: str, report: UsageReport | None = None) -> NodeUsage:
 
 
 def roll_up(
-    wanted: SliceSpec,
+    current: SliceSpec,
     usages: Iterable[NodeUsage],
     previous: Sequence[Condition],
     now_s: int,
     located: PodsByNode | str | None = None,
 ) -> SliceStatus:
-    """With one pod on each node that has a class, unless said otherwise."""
+    """Roll up with one pod on each node that has a class, unless ``located`` is given."""
     known = list(usages)
     seen = {usage.node_name: 1 for usage in known if usage.report.slice_id} if located is None else located
-    return roll_up_with(wanted, known, seen, previous, now_s)
+    return roll_up_with(current, known, seen, previous, now_s)
 
 
 def condition(status: SliceStatus, name: str) -> Condition:

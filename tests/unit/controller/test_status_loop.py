@@ -1,4 +1,4 @@
-"""Which statuses the loop writes, and what it does with one that cannot be written."""
+"""Which statuses the loop writes, and what it does if one cannot be written."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def test_a_status_in_the_object_is_not_written_again_not_even_after_a_restart(wo
 def test_a_status_that_waits_for_the_budget_is_rolled_up_again_only_if_its_slice_changes(
     world: World, clocked: Clocked
 ) -> None:
-    """Thousands of slices can wait: to roll all of them up at every step would take all of the controller's time."""
+    """Thousands of slices can wait: rolling up all of them in every step would take all of the controller's time."""
     names = many_slices(world, 100)
     for seconds in (0.0, *[1.0] * 30):
         clocked.after(seconds)
@@ -79,7 +79,7 @@ def test_a_status_that_waits_is_not_written_over_an_object_that_has_changed_sinc
     before = len(world.writes)
 
     def late() -> None:
-        """While other pods are listed, which can take a while, somebody changes the slice."""
+        """Change the slice while other pods are listed, which can take a while."""
         world.after_list = None
         world.apply(changed.name, generation=2)
         world.report("n1", usage_report(NAMESPACE, changed.name, generation=2, standard=class_usage(2 * GB)))

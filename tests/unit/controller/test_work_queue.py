@@ -10,7 +10,7 @@ from slicebw.controller.work_queue import WorkQueue
 
 
 def taken(queue: WorkQueue[str], now_s: float) -> list[str]:
-    """All keys that are ready."""
+    """Take all keys that are ready."""
     keys = []
     while (key := queue.get(now_s)) is not None:
         keys.append(key)
@@ -127,7 +127,7 @@ def test_a_key_that_is_added_again_and_again_takes_no_more_room() -> None:
 def test_whatever_is_added_each_key_is_taken_once_at_its_earliest_time(
     added: list[tuple[str, int, int, bool]],
 ) -> None:
-    """A dictionary that is searched from end to end says the same."""
+    """Compare with a dictionary that is searched from end to end."""
     queue, expected = WorkQueue[str](), dict[str, tuple[int, int]]()
     for now_s, (key, after_s, priority, discard) in enumerate(added):
         while (got := queue.get(now_s)) is not None:

@@ -1,4 +1,4 @@
-"""When a status may be written: the budget's rule by itself, and as the loop keeps it."""
+"""When a status may be written: the budget's rule, and how the loop keeps it."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def budget_for(nodes: int, now_s: float = 100.0) -> WriteBudget:
 
 
 def take_all(budget: WriteBudget, now_s: float, most: int, *, figures_only: bool) -> int:
-    """Write as many statuses as may be written now, but no more than ``most``; how many."""
+    """Write as many statuses as may be written now, but at most ``most``. Returns how many."""
     for count in range(most):
         if budget.wait_s(now_s, NEVER, figures_only=figures_only):
             return count
@@ -36,7 +36,7 @@ def take_all(budget: WriteBudget, now_s: float, most: int, *, figures_only: bool
 
 
 def written(seconds: int, transitions: int, figures: int, nodes: int) -> tuple[int, int]:
-    """How many of each are written in so many seconds after the first burst, where so many are due all the time."""
+    """Count transitions and figures written in ``seconds`` after the first burst, if so many are due at all times."""
     now_s, found = 100.0, (0, 0)
     budget = budget_for(nodes, now_s)
     for step in range(seconds * 8 + 1):

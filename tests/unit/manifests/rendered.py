@@ -1,4 +1,4 @@
-"""The manifests as kubectl sends them: kustomized by a current kubectl, which needs no API server for that."""
+"""The manifests as kubectl sends them, rendered with kustomize by a current kubectl, without an API server."""
 
 import subprocess
 import sys
@@ -26,32 +26,32 @@ def _rendered(folder: str) -> str:
 
 
 def objects(place: str) -> list[Object]:
-    """All objects of a kustomization, or in one file, named as from the repository's root."""
+    """Return all objects of a kustomization or of one file, given as a path from the repository's root."""
     path = ROOT / place
     return list(yaml.safe_load_all(_rendered(place) if path.is_dir() else path.read_text()))
 
 
 def one(kind: str, name: str, folder: str = "manifests/base") -> Object:
-    """The object of a kind and name."""
+    """Return the object of a kind and name."""
     (found,) = (obj for obj in objects(folder) if (obj["kind"], obj["metadata"]["name"]) == (kind, name))
     return found
 
 
 def pod(workload: Object) -> Object:
-    """The spec of a workload's pods."""
+    """Return the spec of a workload's pods."""
     spec: Object = workload["spec"]["template"]["spec"]
     return spec
 
 
 def container(workload: Object) -> Object:
-    """The only container of a workload's pods."""
+    """Return the only container of a workload's pods."""
     (only,) = pod(workload)["containers"]
     found: Object = only
     return found
 
 
 def environment(workload: Object) -> dict[str, str]:
-    """The container's variables; one that comes from a field of the pod as ``{the.field}``."""
+    """Return the container's variables. One that comes from a field of the pod is given as ``{the.field}``."""
     found = {}
     for variable in container(workload)["env"]:
         origin = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")

@@ -1,6 +1,6 @@
-"""The admission policies' expressions, run over requests that an agent may make and such that it may not.
+"""The expressions of the admission policies, evaluated for requests that an agent may and may not make.
 
-They are CEL, which a server from 1.30 on evaluates; here cel-cpp does, with the variables that a server gives them.
+They are CEL, which an API server evaluates from 1.30 on. Here cel-cpp does, with the same variables.
 """
 
 import json
@@ -30,7 +30,7 @@ AT: Final = 1_700_000_000
 def decide(
     policy: str, old: Object | None, new: Object | None, extra: Mapping[str, list[str]] | None = None
 ) -> list[str]:
-    """The messages with which a request of an agent is refused; none if it is admitted."""
+    """Return the messages that refuse an agent's request; none if it is admitted."""
     user: Object = {"username": AGENT, "groups": ["system:serviceaccounts"]}
     if extra is not None:
         user["extra"] = dict(extra)
@@ -49,19 +49,19 @@ def decide(
 
 
 def as_sent(obj: Object | None) -> Object | None:
-    """Plain JSON, as it comes to the server."""
+    """Return plain JSON, as the server gets it."""
     sent: Object | None = json.loads(json.dumps(obj))
     return sent
 
 
 def evaluate(expression: str, known: Object) -> Any:
-    """What an expression makes of a request: a plain value, or the text of an error."""
+    """Evaluate an expression for a request. Returns a plain value, or the text of an error."""
     return _plain(compiled(expression).eval(data=known))
 
 
 @cache
 def compiled(expression: str) -> Any:
-    """An expression, compiled. Raises where it cannot be."""
+    """Compile an expression. Raises an exception if it is invalid."""
     names = ("request", "object", "oldObject", "variables")
     return cel.NewEnv(variables=dict.fromkeys(names, cel.Type.DYN)).compile(expression)
 
@@ -76,12 +76,12 @@ def _plain(found: Any) -> Any:
 
 
 def of(node: str) -> dict[str, list[str]]:
-    """What the token of an agent's pod says of its node."""
+    """Return the claims about the node in the token of an agent's pod."""
     return {NODE_CLAIM: [node], "authentication.kubernetes.io/pod-name": ["slicebw-agent-x"]}
 
 
 def usage(node: str = NODE, **fields: object) -> Object:
-    """A usage as the agent writes it."""
+    """Make a usage as the agent writes it."""
     return {**bandwidth_usage.to_object(usage_report("princeton"), node, "uid", AT), **fields}
 
 
@@ -97,7 +97,7 @@ def node_object(node: str = NODE, **fields: object) -> Object:
     return {**node_bandwidth.node_object(node), **fields}
 
 
-def note(node: str = NODE, **fields: object) -> Object:
+def emitted(node: str = NODE, **fields: object) -> Object:
     return {**event.to_object(capped_event("princeton"), node)[1], **fields}
 
 
@@ -113,8 +113,8 @@ ADMITTED: Final = {
     "the node's object is made": (NODES, None, node_object()),
     "the status of one without a spec": (NODES, node_object(), STATUS),
     "the status of one with a spec": (NODES, node_object(spec={"cap": "1G"}), {**STATUS, "spec": {"cap": "1G"}}),
-    "a slice's event": (EVENTS, None, note()),
-    "the node's event": (EVENTS, None, note(involvedObject={**OWNER})),
+    "a slice's event": (EVENTS, None, emitted()),
+    "the node's event": (EVENTS, None, emitted(involvedObject={**OWNER})),
 }
 REFUSED: Final = {
     "a usage of another node": (USAGES, None, usage(OTHER), "usages of its own node"),
@@ -175,18 +175,23 @@ REFUSED: Final = {
     "a cap added": (NODES, node_object(), node_object(spec={"cap": "10G"}), "how its node is treated"),
     "a cap raised": (NODES, node_object(spec={"cap": "1G"}), node_object(spec={"cap": "10G"}), "how its node"),
     "a cap dropped": (NODES, node_object(spec={"cap": "1G"}), node_object(), "how its node is treated"),
-    "another node's event": (EVENTS, None, note(OTHER), "Events of its own node"),
-    "an event from nowhere": (EVENTS, None, note(source={"component": "x"}), "Events of its own node"),
+    "another node's event": (EVENTS, None, emitted(OTHER), "Events of its own node"),
+    "an event from nowhere": (EVENTS, None, emitted(source={"component": "x"}), "Events of its own node"),
     "an event without a source": (
         EVENTS,
         None,
-        {k: v for k, v in note().items() if k != "source"},
+        {k: v for k, v in emitted().items() if k != "source"},
         "Events of its own",
     ),
-    "an event about another node": (EVENTS, None, note(involvedObject={**OWNER, "name": OTHER}), "Events of its own"),
-    "an event about a pod": (EVENTS, None, note(involvedObject={**OWNER, "kind": "Pod"}), "Events of its own node"),
-    "an event about nothing": (EVENTS, None, note(involvedObject={}), "Events of its own node"),
-    "another node's event changed": (EVENTS, note(OTHER), note(), "Events of its own node"),
+    "an event about another node": (
+        EVENTS,
+        None,
+        emitted(involvedObject={**OWNER, "name": OTHER}),
+        "Events of its own",
+    ),
+    "an event about a pod": (EVENTS, None, emitted(involvedObject={**OWNER, "kind": "Pod"}), "Events of its own node"),
+    "an event about nothing": (EVENTS, None, emitted(involvedObject={}), "Events of its own node"),
+    "another node's event changed": (EVENTS, emitted(OTHER), emitted(), "Events of its own node"),
 }
 
 
@@ -227,7 +232,7 @@ def test_whatever_a_slice_is_called_its_usage_has_a_name_that_is_admitted(length
     assert decide(USAGES, None, renamed, of(NODE)) == []
 
 
-# --- what the policies are about ---
+# --- what the policies apply to ---
 
 
 def test_every_resource_an_agent_may_write_has_a_policy() -> None:

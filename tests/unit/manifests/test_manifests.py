@@ -1,4 +1,4 @@
-"""The manifests agree with the code, with Kubernetes' schemas from old to new, and with what they promise."""
+"""The manifests match the code, the schemas of old and new Kubernetes versions, and what the documents promise."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -104,20 +104,18 @@ def test_what_is_asked_of_the_command_line_is_there(folder: str, kind: str, name
     command = _command(container(workload)["args"])
     known = {variable for option in command.params for variable in _variables(option)}
     asked = set(environment(workload))
-    if command.name == "cleanup":  # it takes the agent's place and keeps its environment; it needs not to know its node
+    if command.name == "cleanup":  # it keeps the agent's environment, and does not need its node
         asked -= {"SLICEBW_NODE"}
     assert asked <= known
     values = {variable: value for variable, value in environment(workload).items() if not value.startswith("{")}
     for option in command.params:
         for variable in _variables(option):
             if variable in values:
-                option.type.convert(
-                    values[variable], option, click.Context(command)
-                )  # raises where it is no such value
+                option.type.convert(values[variable], option, click.Context(command))  # raises if the value is invalid
 
 
 def _command(arguments: list[str]) -> click.Command:
-    """The command that is run; each option given to it is one that it has."""
+    """Return the command that the arguments run. Checks that it has the given options."""
     found: click.Command = cli
     for index, word in enumerate(arguments):
         if not isinstance(found, click.Group):
@@ -145,7 +143,7 @@ def test_probes_ask_where_answers_are_given(folder: str, kind: str, name: str) -
     for probe, path in paths.items():
         asked = container(workload)[probe]["httpGet"]
         assert (asked["path"], asked["port"]) == (path, port["name"])
-        # The kubelet asks at the pod's own address where none is given.
+        # Without a host the kubelet probes the pod's own address.
         where = asked.get("host", "{status.podIP}")
         assert variables["SLICEBW_LIVENESS_ADDRESS"] in {where, "0.0.0.0"}  # noqa: S104 - all of them
 
@@ -223,7 +221,7 @@ READ: Final = {"get", "list", "watch"}
 
 
 def _rules() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(role, resource with its group, rule) of everything anybody is given."""
+    """Give (role, resource with its group, rule) for all that the roles allow."""
     for role in ROLES:
         for rule in role["rules"]:
             for group in rule["apiGroups"]:
@@ -288,14 +286,14 @@ def test_monitor_is_the_base_with_a_mode() -> None:
 
 
 def test_k3s_is_the_base_with_one_controller() -> None:
-    wanted = objects("manifests/base")
-    next(obj for obj in wanted if obj["kind"] == "Deployment")["spec"]["replicas"] = 1
-    assert _sorted(objects("manifests/overlays/k3s")) == _sorted(wanted)
+    expected = objects("manifests/base")
+    next(obj for obj in expected if obj["kind"] == "Deployment")["spec"]["replicas"] = 1
+    assert _sorted(objects("manifests/overlays/k3s")) == _sorted(expected)
 
 
 def test_monitoring_is_the_base_with_metrics_for_everybody_who_reaches_them() -> None:
-    wanted = objects("manifests/base")
-    for obj in wanted:
+    expected = objects("manifests/base")
+    for obj in expected:
         if obj["kind"] in {"DaemonSet", "Deployment"}:
             port = environment(obj)["SLICEBW_LIVENESS_PORT"]
             obj["spec"]["template"]["metadata"]["annotations"] = {
@@ -304,8 +302,8 @@ def test_monitoring_is_the_base_with_metrics_for_everybody_who_reaches_them() ->
             }
         if obj["kind"] == "DaemonSet":
             (address,) = (one for one in container(obj)["env"] if one["name"] == "SLICEBW_LIVENESS_ADDRESS")
-            address["value"] = "0.0.0.0"  # noqa: S104 - it is what is said there
-    assert _sorted(objects("manifests/overlays/monitoring")) == _sorted(wanted)
+            address["value"] = "0.0.0.0"  # noqa: S104 - the overlay sets it
+    assert _sorted(objects("manifests/overlays/monitoring")) == _sorted(expected)
 
 
 def test_controllers_talk_to_prometheus_and_the_api_server_only() -> None:
@@ -322,7 +320,7 @@ def test_controllers_talk_to_prometheus_and_the_api_server_only() -> None:
 
 
 def _sorted(found: list[Object]) -> list[str]:
-    """Objects as texts that can be compared; kustomize puts a variable that is patched before the others."""
+    """Return objects as texts to compare. Variables are sorted, because kustomize puts a patched one first."""
     for obj in found:
         if obj["kind"] in {"DaemonSet", "Deployment"}:
             container(obj)["env"].sort(key=lambda variable: variable["name"])
