@@ -32,7 +32,7 @@ def informer(proxy: FaultProxy, connect: Callable[[Path], ApiThread]) -> Iterato
     made.stop()
 
 
-def test_a_watch_that_says_nothing_is_made_up_for_by_a_list_of_our_own(
+def test_a_list_of_our_own_repairs_what_a_silent_watch_has_missed(
     cluster: Cluster, proxy: FaultProxy, informer: Informer[str], namespace: str
 ) -> None:
     cluster.create(slice_bandwidth(namespace, "goes"))
@@ -45,7 +45,7 @@ def test_a_watch_that_says_nothing_is_made_up_for_by_a_list_of_our_own(
     eventually(lambda: f"{namespace}/goes" not in informer.values(), 30.0)
 
 
-def test_after_a_restored_etcd_everything_is_taken_anew_and_the_watch_works_again(
+def test_after_a_restored_etcd_everything_is_read_again_and_the_watch_works_again(
     cluster: Cluster, informer: Informer[str], namespace: str
 ) -> None:
     cluster.create(slice_bandwidth(namespace, "lost"))
@@ -62,7 +62,7 @@ def test_after_a_restored_etcd_everything_is_taken_anew_and_the_watch_works_agai
     eventually(lambda: f"{namespace}/later" in informer.values(), 10.0)
 
 
-def test_an_object_that_cannot_be_taken_in_is_passed_over_and_the_others_are_known(
+def test_an_object_that_cannot_be_processed_is_ignored_and_the_others_are_known(
     cluster: Cluster, proxy: FaultProxy, connect: Callable[[Path], ApiThread], namespace: str
 ) -> None:
     def parse(obj: Object) -> str:

@@ -96,11 +96,11 @@ class ApiClusterFeed:
         """Return the names of all Nodes, or None before a complete list of them has arrived."""
         return frozenset(self._node_informer.values()) if self._node_informer.listed else None
 
-    def note_written(self, obj: Object) -> None:
+    def upsert_slice(self, obj: Object) -> None:
         """Store a SliceBandwidth from the answer to a write of ours, before the watch reports it."""
         self._slice_informer.upsert(obj)
 
-    def note_usage(self, obj: Object) -> None:
+    def upsert_usage(self, obj: Object) -> None:
         """Store a BandwidthUsage as if the watch had reported it."""
         self._usage_informer.upsert(obj)
 

@@ -122,7 +122,7 @@ class ApiClusterWriter:
                         self._api.health.warn_once(f"status {refusal.status}", str(refusal))
                         failures[key] = str(refusal)
                 else:
-                    self._feed.note_written(answer)  # else the next roll-up could start from the old status
+                    self._feed.upsert_slice(answer)  # else the next roll-up could start from the old status
 
         await asyncio.gather(*(write(key, *one) for key, one in statuses.items()))
         return failures

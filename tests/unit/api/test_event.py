@@ -1,4 +1,4 @@
-"""Events: one note, one Event, whoever sends it how often."""
+"""Events: one pending event gives one Event, however often it is sent and by whom."""
 
 import re
 
@@ -23,10 +23,10 @@ NOTE = PendingEvent(
 
 def test_what_is_wrong_with_a_spec_is_one_event_whoever_tells_it() -> None:
     wrong = replace(NOTE, reason=Reason.INVALID)
-    told = [event.to_object(wrong, *by)[1] for by in (("node-7",), ("node-8",), ())]
-    assert len({body["metadata"]["name"] for body in told}) == 1
-    assert told[2]["source"] == {"component": "slicebw-controller"}
-    assert told[2]["reportingInstance"] == "slicebw-controller"
+    bodies = [event.to_object(wrong, *by)[1] for by in (("node-7",), ("node-8",), ())]
+    assert len({body["metadata"]["name"] for body in bodies}) == 1
+    assert bodies[2]["source"] == {"component": "slicebw-controller"}
+    assert bodies[2]["reportingInstance"] == "slicebw-controller"
     assert event.to_object(NOTE, "node-7")[1]["metadata"] != event.to_object(NOTE, "node-8")[1]["metadata"]
 
 

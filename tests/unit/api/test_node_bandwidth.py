@@ -37,7 +37,7 @@ def read(spec: Any, **metadata: Any) -> NodeSpec:
     return node_bandwidth.parse({"metadata": {"name": "default", **metadata}, "spec": spec})
 
 
-def test_nothing_given_is_nothing_said() -> None:
+def test_an_empty_spec_sets_nothing_and_has_no_errors() -> None:
     for spec in ({}, None, {"device": None, "exemptDestinations": None}):
         assert read(spec) == NodeSpec()
     assert node_bandwidth.parse({}) == NodeSpec()
@@ -148,7 +148,7 @@ def test_any_network_of_either_family_is_read_and_its_canonical_text_read_again_
         assert read({"exemptDestinations": list(first.exempt_destinations or ())}) == first
 
 
-def test_more_destinations_than_an_object_can_hold_are_cut_and_said() -> None:
+def test_more_destinations_than_an_object_can_hold_are_cut_with_an_error() -> None:
     parsed = read({"exemptDestinations": [f"10.{index // 256}.{index % 256}.0/24" for index in range(10_001)]})
     assert parsed.errors == ("spec.exemptDestinations: 10001 are too many: use at most 10000",)
     assert len(parsed.exempt_destinations or ()) == 10_000
@@ -159,7 +159,7 @@ def test_a_destination_list_that_is_none_is_named() -> None:
     assert parsed.errors == ('spec.exemptDestinations: "10.0.0.0/8" must be a list',)
 
 
-def test_what_an_api_server_let_through_belongs_to_a_newer_version_and_is_passed_over() -> None:
+def test_unknown_fields_from_an_api_server_belong_to_a_newer_version_and_are_ignored() -> None:
     assert read({"burst": 1}, resourceVersion="9") == NodeSpec()
 
 

@@ -1,4 +1,4 @@
-"""Pods: the little that is needed, from whatever comes."""
+"""Pods: the needed fields, from any input."""
 
 from typing import Any
 

@@ -23,7 +23,7 @@ TEN = (
 
 
 def sliver(name: str = "princeton_codeen", /, **attributes: object) -> dict[str, Any]:
-    """A sliver as PLCAPI gives it, with what is not about bandwidth beside what is."""
+    """A sliver as PLCAPI gives it, with fields that are not about bandwidth, too."""
     pairs = [{"tagname": key, "value": value} for key, value in attributes.items()]
     return {
         "name": name,
@@ -56,7 +56,7 @@ def error_of(**attributes: object) -> str:
 
 
 def limits_of(imported: Imported) -> list[SliceLimits]:
-    """What the agents make of the objects; none of them may be wrong."""
+    """The objects as the agents parse them; none may be wrong."""
     parsed = [slice_bandwidth.parse(obj) for obj in imported.objects]
     assert [one.errors for one in parsed] == [()] * len(parsed)
     return [one.limits for one in parsed if one.limits is not None]
@@ -239,7 +239,7 @@ def test_planetlab_3_spelled_its_rates_in_bits() -> None:
     }
 
 
-def test_a_bandwidth_attribute_nobody_knows_is_said_once() -> None:
+def test_an_unknown_bandwidth_attribute_is_noted_once() -> None:
     slivers = [sliver(f"a_{n}", net_max_kbytes="5", nm_net_avg_rate="1") for n in range(3)]
     imported = convert(record(*slivers))
     assert [obj["spec"] for obj in imported.objects] == [{}] * 3

@@ -215,7 +215,7 @@ def test_an_unknown_field_of_the_spec_may_be_a_misspelt_selector_so_neither_coun
     assert parsed.limits is None
 
 
-def test_what_an_api_server_let_through_belongs_to_a_newer_version_and_is_passed_over() -> None:
+def test_unknown_fields_from_an_api_server_belong_to_a_newer_version_and_are_ignored() -> None:
     spec = {"burst": "1M", "standard": {"priority": 1}, "podSelector": {"matchFields": []}}
     parsed = read(spec, resourceVersion="1")
     assert parsed.errors == ()

@@ -1,4 +1,4 @@
-"""Manifests as texts, and what was said about them."""
+"""Manifests as texts, and the errors that were logged about them."""
 
 import logging
 from textwrap import dedent

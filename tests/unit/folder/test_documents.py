@@ -13,7 +13,7 @@ def error_of(content: bytes, *, is_json: bool = False) -> tuple[int, str]:
     return caught.value.line, str(caught.value)
 
 
-def test_each_document_comes_with_its_line_and_empty_ones_are_passed_over() -> None:
+def test_each_document_comes_with_its_line_and_empty_ones_are_skipped() -> None:
     content = b"# a comment\na: 1\n---\n---\n# nothing\n---\n\nb: 2\n"
     assert list(documents(content)) == [Document({"a": 1}, 2), Document({"b": 2}, 8)]
 

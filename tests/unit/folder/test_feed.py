@@ -1,4 +1,4 @@
-"""The feed on real folders, watched for real. Nothing here sleeps: a test waits until what it expects is there."""
+"""The feed on real folders with a real watch. No test sleeps for a fixed time: each waits for what it expects."""
 
 import json
 import os
@@ -55,23 +55,23 @@ class Fed:
         self.feed = FolderFeed(folder, NODE, self.wakes.release)
 
     def start(self) -> DesiredState:
-        """Begin, and wait for the first complete desired."""
+        """Start, and wait for the first complete desired state."""
         self.feed.start()
         return self.until(lambda desired: desired.synced)
 
     def until(self, holds: Callable[[DesiredState], bool]) -> DesiredState:
-        """The first desired that fits; each change must have been announced by a wake."""
+        """The first desired state that fits. A wake must have announced each change."""
         deadline = time.monotonic() + PATIENCE_S
         while not holds(self.feed.desired_state()):
             assert self.wakes.acquire(timeout=max(0.0, deadline - time.monotonic())), self.feed.desired_state()
         return self.feed.desired_state()
 
     def until_rates(self, **expected: int | None) -> DesiredState:
-        """The desired that has exactly these slices with these maximum rates in Mbit/s."""
+        """The desired state that has exactly these slices with these maximum rates in Mbit/s."""
         return self.until(lambda desired: rates(desired) == expected)
 
     def passed_over(self, marker: str = "marker") -> DesiredState:
-        """The desired once everything written so far has been looked at."""
+        """The desired state once all files written so far have been read."""
         (self.folder / f"{marker}.yaml").write_text(pod_yaml(marker))
         return self.until(lambda desired: marker in {pod.name for pod in desired.pods})
 
@@ -185,7 +185,7 @@ def test_files_added_and_removed_and_whole_folders_moved_in_are_seen(
         ("", "bad.yaml:1: is empty: to remove its objects, delete the file"),
     ],
 )
-def test_a_broken_file_goes_on_saying_what_it_said_and_disturbs_no_other(
+def test_an_invalid_file_keeps_its_objects_and_disturbs_no_other(
     fed: Fed, caplog: pytest.LogCaptureFixture, broken: str, words: str
 ) -> None:
     bad, good = fed.folder / "bad.yaml", fed.folder / "good.yaml"
@@ -203,7 +203,7 @@ def test_a_broken_file_goes_on_saying_what_it_said_and_disturbs_no_other(
     fed.until_rates(bad=30, good=20)
 
 
-def test_a_file_that_is_broken_when_the_agent_starts_again_still_says_what_it_said(tmp_path: Path) -> None:
+def test_a_file_that_is_invalid_when_the_agent_starts_again_keeps_its_objects(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(slice_yaml("codeen"))
     for content in (slice_yaml("codeen"), "kind: [", ""):
@@ -221,7 +221,7 @@ def test_a_file_that_is_broken_when_the_agent_starts_again_still_says_what_it_sa
     new.feed.stop()
 
 
-def test_of_a_file_that_never_was_right_what_is_right_is_taken(fed: Fed, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_never_was_valid_gives_its_valid_objects(fed: Fed, caplog: pytest.LogCaptureFixture) -> None:
     (fed.folder / "a.yaml").write_text(f"{slice_yaml('right')}---\nkind: Pod\n---{slice_yaml('also')}---\n[1]\n")
     assert rates(fed.start()) == {"right": 10, "also": 10}
     assert logged(caplog) == [
@@ -337,7 +337,7 @@ def test_reports_written_beside_the_manifests_wake_nobody(fed: Fed) -> None:
     assert fed.feed.desired_state() is before
 
 
-def test_a_folder_that_cannot_be_watched_is_looked_at(
+def test_a_folder_that_cannot_be_watched_is_scanned(
     fed: Fed, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:

@@ -72,7 +72,7 @@ def test_items_of_a_list_of_one_kind_inherit_it_as_the_api_server_writes_them() 
     assert list(content.manifests) == [Identity("Pod", "princeton", "pod")]
 
 
-def test_other_kinds_are_counted_and_passed_over() -> None:
+def test_other_kinds_are_counted_and_ignored() -> None:
     content = parsed("""
         apiVersion: v1
         kind: List

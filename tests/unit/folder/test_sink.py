@@ -1,4 +1,4 @@
-"""The folder sink on real folders. What is queued is on disk when its queue has stopped, and that is looked at."""
+"""The folder sink on real folders. A stopped queue has written everything, so tests stop it and read the files."""
 
 import os
 import threading
@@ -50,7 +50,7 @@ class Desk:
         self.reporter = self.restart()
 
     def restart(self, node_name: str = NODE) -> ReportQueue:
-        """Begin another agent's queue."""
+        """Start another agent's queue."""
         sink = FolderSink(self.folder, node_name, retry_s=0.05)
         self.reporter = ReportQueue(sink, wall_clock=lambda: self.now_s, last_chance_s=5.0)
         self.reporter.start()
@@ -135,7 +135,7 @@ def test_a_reader_never_sees_half_a_file(desk: Desk) -> None:
     assert desk.files() == [USAGE_FILE]
 
 
-def test_a_usage_that_is_over_is_removed_with_its_folder(desk: Desk) -> None:
+def test_an_expired_usage_is_removed_with_its_folder(desk: Desk) -> None:
     other = SliceKey("other", "x")
     desk.reporter.report([usage(), usage(key=other)], [], [], None)
     desk.until(lambda: len(desk.files()) == 2)
@@ -164,7 +164,7 @@ def acknowledged(desk: Desk) -> frozenset[str]:
     return frozenset(found)
 
 
-def test_an_event_is_written_once_however_often_it_is_owed(desk: Desk) -> None:
+def test_an_event_is_written_once_however_often_it_is_reported(desk: Desk) -> None:
     for _ in range(5):
         desk.reporter.report([], [], [note()], None)
     assert acknowledged(desk) == {note().id}

@@ -1,4 +1,4 @@
-"""What a folder's files give, moment by moment: ``pause`` is where the world goes on while the source waits."""
+"""The objects of a folder's files, step by step: tests change files in ``pause``, while the source waits."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ class Folder:
         self.restart()
 
     def restart(self) -> None:
-        """Another agent begins on the same folder."""
+        """Start another agent on the same folder."""
         self.source = Source(self.path, self.memory)
 
     def write(self, name: str, text: str) -> int:
@@ -31,7 +31,7 @@ class Folder:
         return (self.path / name).write_text(text)
 
     def rates(self, pause: Pause = lambda _: False) -> dict[str, int | None]:
-        """The rates of all slices after one more look."""
+        """The rates of all slices after one more refresh."""
         self.source.refresh(pause)
         manifests = [one for file in self.source.files.values() for one in file.manifests.values()]
         return {one.identity.name: rate_mbit(one.value) for one in manifests if isinstance(one.value, SliceSpec)}
@@ -103,7 +103,7 @@ def test_a_file_that_is_written_to_all_the_time_keeps_nobody_waiting(folder: Fol
     assert folder.rates() == {"busy": 20, "calm": 20}
 
 
-def test_a_file_that_is_being_written_at_the_start_says_what_it_said(
+def test_a_file_that_is_being_written_at_the_start_keeps_its_objects(
     folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.write("a.yaml", slice_yaml("codeen"))
@@ -133,7 +133,7 @@ def test_a_file_that_is_gone_for_good_is_gone(folder: Folder) -> None:
     assert list(folder.memory.iterdir()) == []
 
 
-def test_a_look_that_is_broken_off_takes_nothing_in(folder: Folder) -> None:
+def test_a_refresh_that_is_abandoned_changes_nothing(folder: Folder) -> None:
     folder.write("a.yaml", slice_yaml("codeen"))
     assert folder.rates(lambda _: True) == {}
     assert folder.rates() == {"codeen": 10}
@@ -158,7 +158,7 @@ def test_an_unchanged_folder_is_not_read_again(folder: Folder) -> None:
     assert folder.source.files["a.yaml"] is file
 
 
-def test_what_was_good_is_kept_on_disk_for_the_next_agent_and_what_is_gone_is_not(folder: Folder) -> None:
+def test_the_next_agent_finds_backups_of_valid_files_but_not_of_removed_ones(folder: Folder) -> None:
     folder.write("a.yaml", slice_yaml("a"))
     folder.write("b.yaml", slice_yaml("b"))
     folder.write("c.yaml", "apiVersion: v1\nkind: Namespace\n")
@@ -171,7 +171,7 @@ def test_what_was_good_is_kept_on_disk_for_the_next_agent_and_what_is_gone_is_no
     assert len(list(folder.memory.iterdir())) == 1
 
 
-def test_a_file_that_never_was_right_gives_what_is_right_in_it_however_often_it_changes(folder: Folder) -> None:
+def test_a_file_that_never_was_valid_gives_its_valid_objects_however_often_it_changes(folder: Folder) -> None:
     for rate in (10, 20):
         folder.write("a.yaml", f"{slice_yaml('codeen', f'{rate}M')}---\n[]\n")
         assert folder.rates() == {"codeen": rate}
@@ -213,7 +213,7 @@ def test_a_file_that_is_too_big_is_refused(
     assert "a.yaml:1: is too big: at most 20 bytes" in logged(caplog)[0]
 
 
-def test_a_file_that_cannot_be_looked_at_says_what_it_said_until_it_can(
+def test_a_file_that_cannot_be_examined_keeps_its_objects_until_it_can(
     folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = folder.path / "a.yaml"
@@ -232,7 +232,7 @@ def test_a_file_that_cannot_be_looked_at_says_what_it_said_until_it_can(
     assert folder.rates() == {"codeen": 20}
 
 
-def test_without_backups_that_can_be_written_files_are_read_all_the_same(folder: Folder) -> None:
+def test_files_are_read_even_if_their_backups_cannot_be_written(folder: Folder) -> None:
     (folder.path / "status").write_text("a file where the folder should be")
     folder.write("a.yaml", slice_yaml("codeen"))
     assert folder.rates() == {"codeen": 10}

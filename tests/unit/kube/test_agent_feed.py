@@ -1,4 +1,4 @@
-"""A desired is complete only if it was so before its first value was read."""
+"""A desired state is complete only if all lists were complete before its first value was read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ NODE = {"metadata": {"name": "node-1"}, "spec": {"exemptDestinations": ["198.51.
 
 
 class LateInformer:
-    """An informer whose first list comes while somebody reads: what was read is from before it."""
+    """An informer whose first list arrives during a read: the values that were read are from before it."""
 
     def __init__(self, *values: Any) -> None:
         self.listed = False
@@ -36,7 +36,7 @@ def api(tmp_path: Path) -> Iterator[ApiThread]:
     thread.stop()
 
 
-def test_a_list_that_comes_while_a_snapshot_is_taken_does_not_make_it_complete(
+def test_a_list_that_arrives_while_the_state_is_built_does_not_make_it_complete(
     monkeypatch: pytest.MonkeyPatch, api: ApiThread
 ) -> None:
     feed = ApiFeed(api, "node-1", lambda: None)

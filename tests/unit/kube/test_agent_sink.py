@@ -1,4 +1,4 @@
-"""Which answers of the API server are final for a report, and when another one is tried again."""
+"""Which answers of the API server are final for a report, and when the others are retried."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -33,7 +33,7 @@ NO_OBJECT = refusal(404, "NotFound", name=NODE, kind="nodebandwidths")
 
 
 class Client:
-    """Answers well, but for what the test takes out of ``answers``. ``requests``: what it was asked."""
+    """Accepts each request, except those with an answer in ``answers``. Records all in ``requests``."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Exception]] = {}
@@ -163,7 +163,7 @@ def test_a_write_that_can_never_succeed_is_dropped(
         (refusal(409, "Conflict"), {"refused": 1}),
     ],
 )
-def test_a_refusal_that_people_can_mend_is_tried_again_later_and_others_go_on(
+def test_a_refusal_that_people_can_repair_is_tried_again_later_and_others_go_on(
     api: Api, sink: ApiSink, answer: ApiRefused, expected: dict[str, int]
 ) -> None:
     api.client.fail("apply", answer)

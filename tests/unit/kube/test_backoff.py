@@ -1,4 +1,4 @@
-"""How long it is waited before something is tried again."""
+"""The length of the pauses between attempts."""
 
 from slicebw.kube.backoff import Backoff
 

@@ -1,4 +1,4 @@
-"""What the API server's refusals and no_answer_texts mean, and in which words they are passed on."""
+"""What refusals and missing answers of the API server mean, and the texts that messages have for them."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ KEY = ConnectionKey("192.0.2.1", 6443, True, True, None, None, None)
         ),
     ],
 )
-def test_a_no_answer_text_is_explained_in_one_line(error: Exception, words: str) -> None:
+def test_a_missing_answer_is_explained_in_one_line(error: Exception, words: str) -> None:
     assert no_answer_text(SERVER, error) == words
 
 

@@ -1,4 +1,4 @@
-"""Where the way to the API server is read from, and what is said where there is none."""
+"""From where address and credentials of the API server are read, and the errors if there are none."""
 # ruff: noqa: S106 - the tokens in this file open nothing
 
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_outside_a_pod_the_home_folders_kubeconfig_is_the_last_resort(tmp_path: 
     assert connection.load().headers() == {"Authorization": "Bearer at home"}
 
 
-def test_no_way_at_all_is_said_with_the_three_ways_there_are() -> None:
+def test_without_any_credentials_the_error_names_the_three_ways_to_give_them() -> None:
     with pytest.raises(UsageError, match="give --kubeconfig, set KUBECONFIG, or run in a pod"):
         connection.load()
 
@@ -92,7 +92,7 @@ def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "problem"),
     [
         ("{", "flow"),
         ("[]", ""),
@@ -100,14 +100,14 @@ def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("contexts: []", "Current context is not set"),
     ],
 )
-def test_a_kubeconfig_that_is_none_is_named_with_what_is_wrong(text: str, complaint: str, tmp_path: Path) -> None:
+def test_an_invalid_kubeconfig_is_named_with_what_is_wrong(text: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(text)
-    with pytest.raises(UsageError, match=rf"kubeconfig {path} cannot be used: .*{complaint}"):
+    with pytest.raises(UsageError, match=rf"kubeconfig {path} cannot be used: .*{problem}"):
         connection.load(str(path))
 
 
-def test_a_certificate_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:
+def test_an_invalid_certificate_is_an_error_at_the_start(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "kubeconfig", **{"client-certificate": "/nowhere/a", "client-key": "/nowhere/b"})
     with pytest.raises(UsageError, match="bad certificate or key"):
         connection.load(str(path))

@@ -1,4 +1,4 @@
-"""What the controller keeps of the cluster is little, and not more than it needs."""
+"""The controller stores only what it needs of each usage."""
 
 import gc
 import json
@@ -21,7 +21,7 @@ MOST_BYTES = 1200
 
 
 def usage(number: int) -> Any:
-    """A usage as it comes from the API server: all its strings are its own."""
+    """A usage as decoded from the API server's answer: it shares no string with another one."""
     report = usage_report(
         f"slice-namespace-{number % 20:04d}",
         slice_id=number % 4000 + 1,
@@ -40,7 +40,7 @@ def nowhere() -> Connection:
 
 @pytest.fixture
 def known() -> Iterator[ApiClusterFeed]:
-    """What a controller knows that has no API server, but is told."""
+    """A feed without an API server. The test puts usages into it."""
     api = ApiThread(nowhere, "test")
     api.start()
     yield ApiClusterFeed(api, lambda: None)
@@ -53,7 +53,7 @@ def test_of_many_usages_only_what_is_needed_is_kept(known: ApiClusterFeed) -> No
     tracemalloc.start()
     try:
         for number in range(count):
-            known.note_usage(usage(number))
+            known.upsert_usage(usage(number))
         gc.collect()
         kept, _ = tracemalloc.get_traced_memory()
     finally:
@@ -63,7 +63,7 @@ def test_of_many_usages_only_what_is_needed_is_kept(known: ApiClusterFeed) -> No
 
 
 def test_what_is_needed_is_kept(known: ApiClusterFeed) -> None:
-    known.note_usage(usage(7))
+    known.upsert_usage(usage(7))
     (copy,) = known.usages_of(SliceKey("slice-namespace-0007", "codeen"))
     assert (copy.name, copy.owned, copy.usage.node_name) == (
         "codeen.node-00000.example.org",

@@ -1,4 +1,4 @@
-"""The store is right whatever the order in which lists and events come."""
+"""The store is right in whatever order lists and events arrive."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def take_list(target: Store[str], version: int, *objects: dict[str, Any]) -> Non
     target.complete_list(version)
 
 
-def test_a_new_object_a_change_and_a_deletion_are_told_as_such() -> None:
+def test_a_new_object_a_change_and_a_deletion_are_reported_as_such() -> None:
     known = store()
     assert known.upsert(obj("a", 1)) == Change(None, "a")
     assert known.upsert(obj("a", 2, value="b")) == Change("a", "b")
@@ -69,7 +69,7 @@ def test_a_list_made_before_a_deletion_does_not_bring_the_object_back() -> None:
     assert list(known) == []
 
 
-def test_a_list_forgets_what_was_deleted_in_a_gap() -> None:
+def test_a_list_deletes_what_was_deleted_while_the_watch_was_broken() -> None:
     known = store()
     known.upsert(obj("a", 1))
     known.upsert(obj("b", 2, value="b"))
@@ -84,21 +84,21 @@ def test_a_list_keeps_what_came_after_it_was_made() -> None:
     assert list(known) == ["late"]
 
 
-def test_an_event_that_arrives_after_a_list_that_knows_better_is_nothing() -> None:
+def test_an_event_older_than_the_last_list_is_ignored() -> None:
     known = store()
     take_list(known, 5)
     assert known.upsert(obj("a", 3)) is None
     assert list(known) == []
 
 
-def test_an_empty_list_forgets_everything() -> None:
+def test_an_empty_list_deletes_everything() -> None:
     known = store()
     known.upsert(obj("a", 1))
     take_list(known, 5)
     assert list(known) == []
 
 
-def test_after_a_restored_etcd_lower_versions_are_taken_and_what_is_missing_is_forgotten() -> None:
+def test_after_a_restored_etcd_lower_versions_are_taken_and_what_is_missing_is_deleted() -> None:
     known = store()
     take_list(known, 100, obj("a", 90, value="before"), obj("b", 95))
     known.reset_versions()
