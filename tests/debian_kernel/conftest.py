@@ -10,6 +10,6 @@ __all__ = ["fq_codel", "kernel", "lab", "shaper"]
 
 @pytest.fixture(scope="session", autouse=True)
 def fq_codel(kernel: None) -> None:
-    """A kernel with fq_codel, by the same rule as the one about any kernel to test on."""
+    """A kernel with fq_codel. Without one: skip the test, or fail if SLICEBW_REQUIRE_KERNEL=1."""
     if not has_fq_codel():
         do_without("this kernel has no fq_codel: run make test-debian-kernel")

@@ -1,4 +1,4 @@
-"""Leaf queues where the kernel has fq_codel, as nearly all have: what they are, and what they are for."""
+"""Leaf queues on a kernel with fq_codel, as nearly all have it."""
 
 import re
 
@@ -15,23 +15,23 @@ DEFAULT = leaf(STANDARD, DEFAULT_ID)
 
 
 def leaves(lab: Topology) -> dict[str, str]:
-    """Every leaf qdisc by its handle, as tc shows it."""
-    shown = lab.node.run("tc", "qdisc", "show", "dev", UPLINK)
-    return dict(re.findall(r"qdisc \w+ (\w+): parent 1:\w+ (.*?) *$", shown, re.MULTILINE))
+    """Return every leaf qdisc by its handle, as tc lists it."""
+    listing = lab.node.run("tc", "qdisc", "show", "dev", UPLINK)
+    return dict(re.findall(r"qdisc \w+ (\w+): parent 1:\w+ (.*?) *$", listing, re.MULTILINE))
 
 
 def test_every_leaf_is_an_fq_codel_with_our_limits_and_stays_one(lab: Topology, shaper: HtbShaper) -> None:
-    wanted = tree()
-    assert shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS) == []
+    desired = tree()
+    assert shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS) == []
     before = lab.node.run("tc", "qdisc", "show", "dev", UPLINK)
-    handles = {f"{spec.leaf_major:x}" for spec in wanted.values() if spec.leaf_major}
+    handles = {f"{spec.leaf_major:x}" for spec in desired.values() if spec.leaf_major}
     assert leaves(lab).keys() == handles
     assert before.count("qdisc fq_codel ") == len(handles)
     for parameters in leaves(lab).values():
         assert parameters.startswith(
             "limit 1000p flows 128 quantum 1514 target 5ms interval 100ms memory_limit 4Mb ecn"
         )
-    spec = wanted[0x1001]
+    spec = desired[0x1001]
     lab.node.run("tc", "qdisc", "del", "dev", UPLINK, "parent", "1:1002")
     changes: list[TreeChange] = [
         ChangeClass(replace(spec, ceil_bps=8_000)),
@@ -45,8 +45,8 @@ def test_every_leaf_is_an_fq_codel_with_our_limits_and_stays_one(lab: Topology, 
 
 
 def test_bytes_are_counted_as_they_leave_the_queue(lab: Topology, shaper: HtbShaper) -> None:
-    wanted = tree()
-    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    desired = tree()
+    shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS)
     before = lab.sink.received_bytes(UPLINK)
     lab.send_udp(lab.pod(0), lab.sink.address, 200, 1000)
     wait_until(lambda: lab.sink.received_packets(UPLINK) >= 200, "the datagrams arrive")
@@ -56,23 +56,23 @@ def test_bytes_are_counted_as_they_leave_the_queue(lab: Topology, shaper: HtbSha
 
 
 def test_a_ping_does_not_wait_behind_a_stream(lab: Topology, shaper: HtbShaper) -> None:
-    """What fq_codel is for: the same stream before the same ping, in a plain queue and in ours."""
-    wanted = tree()
-    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
-    shaper.apply(UPLINK, [ChangeClass(replace(wanted[DEFAULT], ceil_bps=4 * M))], LINE_RATE_BPS)
+    """Compare the ping beside the same stream in a plain queue and in ours: this is what fq_codel is for."""
+    desired = tree()
+    shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS)
+    shaper.apply(UPLINK, [ChangeClass(replace(desired[DEFAULT], ceil_bps=4 * M))], LINE_RATE_BPS)
     idle = lab.sink.received_bytes(UPLINK)
     flow = lab.traffic(lab.pod(0), lab.sink.address, 60)
     try:
         wait_until(lambda: lab.sink.received_bytes(UPLINK) > idle + 500_000, "the stream has filled the queue", 30)
         ours = ping_ms(lab.pod(0), lab.sink, 2)
         lab.node.run(*f"tc qdisc replace dev {UPLINK} parent 1:{DEFAULT:x} handle 7001: pfifo limit 256".split())
-        seen = lab.sink.received_bytes(UPLINK)
-        wait_until(lambda: lab.sink.received_bytes(UPLINK) > seen + 500_000, "the stream has filled the queue", 30)
+        received = lab.sink.received_bytes(UPLINK)
+        wait_until(lambda: lab.sink.received_bytes(UPLINK) > received + 500_000, "the stream has filled the queue", 30)
         plain = ping_ms(lab.pod(0), lab.sink, 2)
     finally:
         flow.stop()
     assert ours * 4 < plain
-    # What another program put there is seen by its handle, and put right.
+    # A leaf qdisc of another program is recognized by its handle, and replaced.
     assert shaper.read(UPLINK).classes[DEFAULT].leaf_major == 0x7001
     assert shaper.apply(UPLINK, [ReplaceLeafQdisc(DEFAULT, DEFAULT)], LINE_RATE_BPS) == []
     assert leaves(lab)[f"{DEFAULT:x}"].startswith("limit 1000p flows 128")

@@ -12,7 +12,7 @@ PROGRAMS = ("runc", "skopeo", "umoci", "ip", "tc", "nft", "nsenter", "unshare")
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """The image. Where it cannot be run: skip, or fail if SLICEBW_REQUIRE_KERNEL=1 says that it must be."""
+    """The image. If this machine cannot run it: skip the test, or fail if SLICEBW_REQUIRE_KERNEL=1."""
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
     reason = f"programs are missing: {', '.join(absent)} (hack/packages test-image)" if absent else None
     if os.geteuid() != 0:

@@ -29,10 +29,10 @@ def _checked(*command: str) -> str:
 
 
 class Image:
-    """What ``make image`` has made. ``config`` is its OCI configuration, ``files`` where its root is unpacked."""
+    """The image that ``make image`` has built. ``config``: its OCI configuration; ``files``: where it is unpacked."""
 
     def __init__(self, folder: Path) -> None:
-        """Build what is not built yet, and unpack it."""
+        """Build the image if needed, and unpack it."""
         self._folder = folder
         self.name = _checked(str(ROOT / "hack" / "image")).strip()
         layout = f"oci:{folder / 'layout'}:image"
@@ -43,11 +43,11 @@ class Image:
         self._runtime: dict[str, Any] = json.loads((folder / "bundle" / "config.json").read_text())
 
     def container(self, *arguments: str, **settings: Any) -> "Container":
-        """A container that runs the image's entry point; ``settings`` as :class:`Settings` has them."""
+        """Return a container that runs the image's entry point. ``settings``: fields of :class:`Settings`."""
         return self._container([*self.config["Entrypoint"], *arguments], Settings(**settings))
 
     def program(self, *command: str, **settings: Any) -> "Container":
-        """A container that runs another program of the image."""
+        """Return a container that runs another program of the image."""
         return self._container(list(command), Settings(**settings))
 
     def _container(self, command: Sequence[str], settings: "Settings") -> "Container":
@@ -61,7 +61,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a pod's manifest says of a container.
+    """The settings of a container in a pod's manifest.
 
     ``user`` is the image's where it is None; ``writable`` are folders bound to paths inside, and nothing else can be
     written; ``network`` is the path of a network namespace, None an empty one of its own.
@@ -73,13 +73,13 @@ class Settings:
     writable: Mapping[Path, str] | None = None
 
     def applied(self, runtime: Mapping[str, Any], command: Sequence[str], root: Path) -> dict[str, Any]:
-        """A runtime configuration (OCI) for it, made of that of the image."""
+        """Return an OCI runtime configuration, made from that of the image."""
         spec: dict[str, Any] = json.loads(json.dumps(runtime))
         process = spec["process"]
         process.update(args=list(command), terminal=False, noNewPrivileges=True)
         if self.user is not None:
             process["user"] = {"uid": self.user, "gid": self.user}
-        # As containerd does: the kernel gives them to root alone when the program starts, for none are ambient.
+        # As containerd does: none are ambient, so the kernel gives them only to root when the program starts.
         held = list(self.capabilities)
         process["capabilities"] = {"bounding": held, "permitted": held, "effective": held}
         spec["root"] = {"path": str(root), "readonly": True}
@@ -97,10 +97,10 @@ class Settings:
 
 
 class Container:
-    """One container. As a context manager it runs in the background; :meth:`run` waits for its end."""
+    """One container. As a context manager it runs in the background; :meth:`run` waits until it ends."""
 
     def __init__(self, name: str, bundle: Path) -> None:
-        """Nothing runs yet."""
+        """Prepare the container; nothing runs yet."""
         self._name = name
         self._bundle = bundle
         self._log = bundle / "log"
@@ -108,7 +108,7 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> "subprocess.CompletedProcess[str]":
-        """Run it to its end."""
+        """Run it until it ends."""
         command = [*self._runc, "run", "--bundle", str(self._bundle), self._name]
         try:
             return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -126,7 +126,7 @@ class Container:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it, however it is; show its log if the test has failed."""
+        """Kill it if it still runs. Print its log if the test has failed."""
         self._delete()
         assert self._process is not None
         self._process.kill()
@@ -135,24 +135,24 @@ class Container:
             sys.stderr.write(f"--- {self._name} ---\n{self.log()[-6000:]}\n")
 
     def execute(self, *command: str) -> str:
-        """Run another program inside, as ``kubectl exec`` does; what it printed."""
+        """Run another program inside, as ``kubectl exec`` does. Returns its output."""
         return _checked(*self._runc, "exec", self._name, *command)
 
     def until_logged(self, words: str) -> None:
-        """Wait until its log has some words."""
+        """Wait until its log contains a text."""
         assert self._process is not None
         process = self._process
         wait_until(lambda: words in self.log() or process.poll() is not None, f"the log says: {words}", 30)
         assert words in self.log(), self.log()
 
     def stop(self) -> int:
-        """SIGTERM, as the kubelet does; its exit code."""
+        """Send SIGTERM, as the kubelet does. Returns its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)  # runc passes it on
         return self._process.wait(30)
 
     def log(self) -> str:
-        """What it has said."""
+        """Return its log."""
         return self._log.read_text()
 
     def _delete(self) -> None:

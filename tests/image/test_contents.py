@@ -1,4 +1,4 @@
-"""What is in the image, what is not, and what it says about itself."""
+"""What the image contains, what it must not contain, and its metadata."""
 
 import json
 import re
@@ -37,7 +37,7 @@ print([name for name in {UNWANTED} if importlib.util.find_spec(name)])
 
 
 def paths(image: Image) -> Iterator[Path]:
-    """Everything in it, as paths from its root."""
+    """Yield the path of every file in the image, from its root."""
     return (path.relative_to(image.files) for path in image.files.rglob("*"))
 
 
@@ -73,10 +73,10 @@ def test_not_even_root_can_write_to_it(image: Image) -> None:
 
 def test_its_python_packages_are_those_of_the_lock_and_slicebw(image: Image) -> None:
     lock = (ROOT / "requirements-runtime.lock").read_text()
-    wanted = dict(re.findall(r"^(\S+)==(\S+)", lock, flags=re.MULTILINE))
+    locked = dict(re.findall(r"^(\S+)==(\S+)", lock, flags=re.MULTILINE))
     done = image.program("python", "-c", INSTALLED).run()
     found = {name.lower(): version for name, version in json.loads(done.stdout).items()}
-    assert found == wanted | {"slicebw": __version__}
+    assert found == locked | {"slicebw": __version__}
 
 
 def test_what_only_builds_and_tests_need_cannot_be_imported(image: Image) -> None:
@@ -107,15 +107,15 @@ def test_nothing_of_the_machine_that_built_it_is_in_it(image: Image) -> None:
 
 
 def test_a_role_starts_from_bytecode_alone(image: Image) -> None:
-    # Nobody can write it at run time, so what is not there is compiled at each start.
-    said = image.program("python", "-v", "-c", ROLES).run().stderr
-    assert "# code object from '/opt/slicebw/lib/python3.11/site-packages/slicebw/cli/__pycache__/agent" in said, said
-    assert re.findall(r"^# code object from '[^']*\.py'", said, flags=re.MULTILINE) == []
+    # The image is read-only at run time, so a missing bytecode file would be compiled again at each start.
+    log = image.program("python", "-v", "-c", ROLES).run().stderr
+    assert "# code object from '/opt/slicebw/lib/python3.11/site-packages/slicebw/cli/__pycache__/agent" in log, log
+    assert re.findall(r"^# code object from '[^']*\.py'", log, flags=re.MULTILINE) == []
 
 
 def test_the_program_that_builds_it_explains_itself() -> None:
     program = str(ROOT / "hack" / "image")
-    told = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
-    assert "SOURCE_DATE_EPOCH" in told.stdout
+    help_text = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
+    assert "SOURCE_DATE_EPOCH" in help_text.stdout
     wrong = subprocess.run([program, "biuld"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stderr.splitlines()[0]) == (2, "image: unknown command: biuld")

@@ -1,4 +1,4 @@
-"""Both roles in containers: what the manifests give each of them is enough, and no less is."""
+"""Both roles in containers: the privileges in the manifests are sufficient, and all of them are needed."""
 
 from pathlib import Path
 
@@ -33,8 +33,8 @@ def test_an_agent_with_net_admin_alone_holds_limits_and_counts_every_byte(image:
             lab.until_served("codeen")
             lab.send("codeen", 200)
             lab.until_counted("codeen")
-            shown = agent.execute("slicebw", "node", "show")
-            assert "codeen/codeen" in shown
+            output = agent.execute("slicebw", "node", "show")
+            assert "codeen/codeen" in output
             assert agent.stop() == 0
             assert [line for line in agent.log().splitlines() if " ERROR " in line or "Traceback" in line] == []
         assert lab.ceil_bps("codeen") == 10 * M

@@ -1,4 +1,4 @@
-"""Fixtures for tests on the real kernel, in namespaces made for one test and gone after it."""
+"""Fixtures for tests on the real kernel, in namespaces that exist for one test."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ PROGRAMS = ("ip", "tc", "nft", "iperf3", "nsenter", "unshare")
 
 
 def what_is_missing() -> str | None:
-    """Why this machine cannot run tests on the kernel, or None."""
+    """Return why this machine cannot run tests on the kernel, or None."""
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
     if absent:
         return f"programs are missing: {', '.join(absent)} (apt install iproute2 nftables iperf3 util-linux)"
@@ -27,14 +27,14 @@ def what_is_missing() -> str | None:
 
 @pytest.fixture(scope="session")
 def kernel() -> None:
-    """A kernel to test on. Where there is none: skip, or fail if SLICEBW_REQUIRE_KERNEL=1 says there must be."""
+    """A kernel to test on. Without one: skip the test, or fail if SLICEBW_REQUIRE_KERNEL=1."""
     reason = what_is_missing()
     if reason is not None:
         do_without(reason)
 
 
 def do_without(reason: str) -> None:
-    """Something is missing here: skip, or fail if SLICEBW_REQUIRE_KERNEL=1 says that it must not be."""
+    """Skip the test because of a missing part of this machine; fail instead if SLICEBW_REQUIRE_KERNEL=1."""
     if os.environ.get("SLICEBW_REQUIRE_KERNEL") == "1":
         pytest.fail(f"SLICEBW_REQUIRE_KERNEL=1, but {reason}")
     pytest.skip(reason)
@@ -42,14 +42,14 @@ def do_without(reason: str) -> None:
 
 @pytest.fixture
 def lab(kernel: None) -> Iterator[Topology]:
-    """A node with two pods, where every packet is one as on a wire. The test runs inside the node."""
+    """A node with two pods and no offloads: every packet is one as on a wire. The test runs inside the node."""
     with Topology(pods=2, offloads=False) as topology, topology.node.inside():
         yield topology
 
 
 @pytest.fixture
 def fast_lab(kernel: None) -> Iterator[Topology]:
-    """The same with bundles of up to 64 KiB (GSO), as on a real node: for rates."""
+    """The same with bundles of up to 64 KiB (GSO), as on a real node, for tests of rates."""
     with Topology(pods=2) as topology, topology.node.inside():
         yield topology
 
@@ -67,7 +67,7 @@ def namespace(kernel: None) -> Iterator[Namespace]:
 
 @pytest.fixture
 def shaper() -> Iterator[HtbShaper]:
-    """A shaper for whatever namespace the test is in."""
+    """A shaper in the test's namespace."""
     made = HtbShaper()
     yield made
     made.close()
@@ -75,7 +75,7 @@ def shaper() -> Iterator[HtbShaper]:
 
 @pytest.fixture
 def classifier() -> Iterator[NftClassifier]:
-    """A classifier for whatever namespace the test is in."""
+    """A classifier in the test's namespace."""
     made = NftClassifier()
     yield made
     made.close()

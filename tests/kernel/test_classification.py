@@ -12,7 +12,7 @@ from tests.support.topology import POD_DEVICE, UPLINK, Host, Namespace, Topology
 from tests.support.trees import LINE_RATE_BPS, creation, tree
 
 NOISE_BYTES = 400
-"""What the node's own IPv6 (multicast reports) may add to the host's and default's classes during a test."""
+"""The bytes that the node's own IPv6 (multicast reports) may add to the host and default classes during a test."""
 
 
 @dataclass
@@ -24,18 +24,18 @@ class Node:
     classifier: NftClassifier
 
     def sent(self) -> dict[int, int]:
-        """Every leaf's counter."""
+        """Return every leaf's counter."""
         classes = self.shaper.read(UPLINK).classes
-        return {minor: seen.sent_bytes for minor, seen in classes.items() if minor >= 0x1000}
+        return {minor: observed.sent_bytes for minor, observed in classes.items() if minor >= 0x1000}
 
     def charged(self, source: Namespace, to: str, packets: int = 10) -> dict[int, int]:
-        """Send datagrams; by class what they made it send, in bytes. Waits until all have been."""
+        """Send datagrams, and wait until all have left. Returns the bytes that each class has sent."""
         before = self.sent()
         expected = self.lab.send_udp(source, to, packets)
         return self.wait_for(before, expected)
 
     def wait_for(self, before: dict[int, int], expected: int) -> dict[int, int]:
-        """By class, what was sent since ``before``, once it is at least so many bytes; noise is left out."""
+        """Wait until at least so many bytes were sent since ``before``. Returns them by class, without noise."""
 
         def grown() -> dict[int, int]:
             return {minor: count - before.get(minor, 0) for minor, count in self.sent().items()}
@@ -86,7 +86,7 @@ def test_what_is_forwarded_from_no_slice_goes_to_default(node: Node, name: str, 
 
 
 @pytest.mark.parametrize(("name", "kind"), DESTINATIONS)
-def test_the_nodes_own_packets_go_to_root(node: Node, name: str, kind: int) -> None:
+def test_the_nodes_own_packets_go_to_the_hosts_class(node: Node, name: str, kind: int) -> None:
     to = sink_address(node, name)
     charged = node.charged(node.lab.node, to)
     assert list(map(classid, charged)) == [classid(kind)]
@@ -160,7 +160,7 @@ def test_arp_goes_to_default(node: Node) -> None:
 
 @pytest.fixture
 def tunnel(node: Node) -> str:
-    """A VXLAN between node and sink, as overlay networks have them; the sink's address in it."""
+    """Make a VXLAN between node and sink, as overlay networks have. Returns the sink's address in it."""
     lab = node.lab
     for host, number, far in ((lab.node, 1, "192.0.2.2"), (lab.sink, 2, "192.0.2.1")):
         host.ip(
@@ -171,7 +171,7 @@ def tunnel(node: Node) -> str:
             """
         )
     lab.sink.ip("".join(f"route add {pod.address}/32 via 10.99.0.1\n" for pod in lab.pods))
-    lab.send_udp(lab.node, "10.99.0.2", 1)  # ARP inside the tunnel is over with
+    lab.send_udp(lab.node, "10.99.0.2", 1)  # so that ARP inside the tunnel is done
     wait_until(lambda: "10.99.0.2 lladdr" in lab.node.run("ip", "neigh", "show", "dev", "overlay"), "ARP is done")
     return "10.99.0.2"
 

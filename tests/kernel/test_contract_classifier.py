@@ -37,11 +37,11 @@ def classifier(request: pytest.FixtureRequest) -> Iterator[Classifier]:
 
 @dataclass
 class Watched:
-    """A classifier that watches its table, and somebody else who changes that."""
+    """A classifier that watches its table, and another program that changes the table."""
 
     classifier: FakeClassifier | NftClassifier
     meddle: Callable[[], None]
-    """Let somebody else spoil the table."""
+    """Let another program change the table."""
     now_ns: int = 0
     wakes: int = field(default=0, init=False)
 
@@ -65,25 +65,25 @@ def watched(request: pytest.FixtureRequest) -> Watched:
 
 
 @pytest.fixture(params=["fake", "kernel"])
-def heard(request: pytest.FixtureRequest) -> Iterator[Watched]:
-    """Notifications of what somebody else does come."""
+def notified(request: pytest.FixtureRequest) -> Iterator[Watched]:
+    """A watched table whose changes by another program cause notifications."""
     made = watched(request)
     if isinstance(made.classifier, FakeClassifier):
-        made.meddle = partial(made.classifier.spoil, heard=True)
+        made.meddle = partial(made.classifier.spoil, notified=True)
     yield made
     made.classifier.close()
 
 
 class Deaf:
-    """A watcher that hears nothing."""
+    """A watcher that receives nothing."""
 
     def close(self) -> None:
         pass
 
 
 @pytest.fixture(params=["fake", "kernel"])
-def unheard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    """All notifications are lost."""
+def unnotified(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """A watched table of which all notifications are lost."""
     monkeypatch.setattr("slicebw.kernel.nft.watch_table", lambda *_: Deaf())
     made = watched(request)
     yield made
@@ -107,10 +107,10 @@ def test_an_empty_table_is_a_table(classifier: Classifier) -> None:
 
 def test_addresses_come_go_and_move_in_one_transaction(classifier: Classifier) -> None:
     classifier.apply(ReplaceTable(FIRST))
-    wanted = NftTable(
+    desired = NftTable(
         {"10.0.0.1": 7, "fd00::1": 1, "fd00::2": 9, "10.0.0.9": 2}, frozenset({"192.0.2.0/25", "2001:db8::/32"})
     )
-    change = plan_table(wanted, classifier.read())
+    change = plan_table(desired, classifier.read())
     assert change == UpdateTable(
         remove=("10.0.0.1", "10.0.0.2"),
         add=(("10.0.0.1", 7), ("10.0.0.9", 2), ("fd00::2", 9)),
@@ -118,7 +118,7 @@ def test_addresses_come_go_and_move_in_one_transaction(classifier: Classifier) -
         exempt_add=("192.0.2.0/25",),
     )
     classifier.apply(change)
-    assert classifier.read() == wanted
+    assert classifier.read() == desired
 
 
 @pytest.mark.parametrize(
@@ -155,42 +155,42 @@ def test_a_table_can_be_removed_twice(classifier: Classifier) -> None:
         assert classifier.read() == NOTHING
 
 
-def test_what_somebody_is_heard_to_change_is_read_at_once(heard: Watched) -> None:
-    assert heard.classifier.read() == FIRST
-    heard.meddle()
-    wait_until(lambda: heard.wakes > 0, "we are woken", 1)
-    assert not heard.classifier.read().intact
+def test_a_change_with_a_notification_is_read_at_once(notified: Watched) -> None:
+    assert notified.classifier.read() == FIRST
+    notified.meddle()
+    wait_until(lambda: notified.wakes > 0, "we are woken", 1)
+    assert not notified.classifier.read().intact
 
 
-def test_a_change_that_nobody_heard_of_is_read_after_ten_seconds(unheard: Watched) -> None:
-    kept = unheard.classifier.read()
-    unheard.meddle()
-    unheard.now_ns = TABLE_CHECK_NS - 1
-    assert unheard.classifier.read() is kept
-    unheard.now_ns = TABLE_CHECK_NS
-    assert not unheard.classifier.read().intact
+def test_a_change_without_a_notification_is_read_after_ten_seconds(unnotified: Watched) -> None:
+    kept = unnotified.classifier.read()
+    unnotified.meddle()
+    unnotified.now_ns = TABLE_CHECK_NS - 1
+    assert unnotified.classifier.read() is kept
+    unnotified.now_ns = TABLE_CHECK_NS
+    assert not unnotified.classifier.read().intact
 
 
-def test_a_kept_table_that_is_invalidated_is_read_at_once(unheard: Watched) -> None:
-    unheard.classifier.read()
-    unheard.meddle()
-    unheard.classifier.invalidate()
-    assert not unheard.classifier.read().intact
+def test_a_kept_table_that_is_invalidated_is_read_at_once(unnotified: Watched) -> None:
+    unnotified.classifier.read()
+    unnotified.meddle()
+    unnotified.classifier.invalidate()
+    assert not unnotified.classifier.read().intact
 
 
 @pytest.mark.parametrize("change", [UpdateTable(add=(("10.0.0.9", 9),)), RemoveTable(), ReplaceTable(NftTable())])
-def test_our_own_change_is_read_at_once(unheard: Watched, change: UpdateTable | RemoveTable | ReplaceTable) -> None:
-    unheard.classifier.read()
-    unheard.classifier.apply(change)
-    assert plan_table(FIRST, unheard.classifier.read()) is not None
+def test_our_own_change_is_read_at_once(unnotified: Watched, change: UpdateTable | RemoveTable | ReplaceTable) -> None:
+    unnotified.classifier.read()
+    unnotified.classifier.apply(change)
+    assert plan_table(FIRST, unnotified.classifier.read()) is not None
 
 
-def test_after_a_change_that_failed_the_table_is_read_at_once(unheard: Watched) -> None:
-    unheard.classifier.read()
-    unheard.meddle()
+def test_after_a_change_that_failed_the_table_is_read_at_once(unnotified: Watched) -> None:
+    unnotified.classifier.read()
+    unnotified.meddle()
     with pytest.raises(KernelError):
-        unheard.classifier.apply(UpdateTable(remove=("10.0.0.77",)))
-    assert not unheard.classifier.read().intact
+        unnotified.classifier.apply(UpdateTable(remove=("10.0.0.77",)))
+    assert not unnotified.classifier.read().intact
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,10 @@ classifications = st.builds(
 @given(steps=st.lists(classifications, min_size=2, max_size=4))
 def test_from_any_table_to_any_other_by_its_differences(classifier: Classifier, steps: list[NftTable]) -> None:
     classifier.apply(ReplaceTable(steps[0]))
-    for wanted in steps[1:]:
-        change = plan_table(wanted, classifier.read())
+    for desired in steps[1:]:
+        change = plan_table(desired, classifier.read())
         if change is not None:
             assert isinstance(change, UpdateTable)
             classifier.apply(change)
-        assert classifier.read() == wanted
-        assert plan_table(wanted, classifier.read()) is None
+        assert classifier.read() == desired
+        assert plan_table(desired, classifier.read()) is None

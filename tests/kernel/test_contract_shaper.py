@@ -28,7 +28,7 @@ from tests.support.trees import LINE_RATE_BPS, creation, tree
 
 @dataclass
 class World:
-    """A shaper, and what others do to the device it is for."""
+    """A shaper, and what other programs do to its device."""
 
     shaper: Shaper
     delete_tree: Callable[[], object]
@@ -37,13 +37,13 @@ class World:
     """Let the default class send this many packets; the bytes that makes."""
 
     def apply(self, *changes: TreeChange) -> list[TreeChange]:
-        """Carry out changes; those that were refused."""
+        """Carry out changes. Returns the refused ones."""
         return [failed.change for failed in self.shaper.apply(UPLINK, changes, LINE_RATE_BPS)]
 
 
 @pytest.fixture(params=["fake", "kernel"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """An uplink as the kernel made it."""
+    """An uplink with the kernel's default qdisc."""
     if request.param == "fake":
         fake = FakeShaper(UPLINK)
         device = fake.devices[UPLINK]
@@ -71,35 +71,35 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def test_an_uplink_as_found_has_a_default_root_and_no_classes(world: World) -> None:
-    seen = world.shaper.read(UPLINK)
-    assert (seen.device, seen.root, seen.root_kind) == (UPLINK, RootQdisc.DEFAULT, "noqueue")
-    assert (dict(seen.classes), seen.line_rate_bps) == ({}, 10_000_000_000)
+    observed = world.shaper.read(UPLINK)
+    assert (observed.device, observed.root, observed.root_kind) == (UPLINK, RootQdisc.DEFAULT, "noqueue")
+    assert (dict(observed.classes), observed.line_rate_bps) == ({}, 10_000_000_000)
 
 
 def test_without_a_name_it_is_the_device_of_the_default_route(world: World) -> None:
     assert world.shaper.read(None) == world.shaper.read(UPLINK)
 
 
-def test_a_tree_made_is_a_tree_seen(world: World) -> None:
-    wanted = tree()
-    assert world.apply(*creation(wanted)) == []
-    seen = world.shaper.read(UPLINK)
-    assert (seen.root, seen.root_kind) == (RootQdisc.OURS, "htb")
-    assert seen.classes.keys() == wanted.keys()
-    for minor, spec in wanted.items():
-        one = seen.classes[minor]
+def test_a_created_tree_is_observed(world: World) -> None:
+    desired = tree()
+    assert world.apply(*creation(desired)) == []
+    observed = world.shaper.read(UPLINK)
+    assert (observed.root, observed.root_kind) == (RootQdisc.OURS, "htb")
+    assert observed.classes.keys() == desired.keys()
+    for minor, spec in desired.items():
+        one = observed.classes[minor]
         assert (one.minor, one.parent, one.rate_bps, one.ceil_bps) == (minor, spec.parent, spec.rate_bps, spec.ceil_bps)
         assert (one.quantum_bytes, one.leaf_major) == (spec.quantum_bytes, spec.leaf_major)
-    assert plan_tree(wanted, seen, ()) == ()
-    assert unmet(creation(wanted), seen) == ()
+    assert plan_tree(desired, observed, ()) == ()
+    assert unmet(creation(desired), observed) == ()
 
 
 def test_a_change_keeps_what_was_counted(world: World) -> None:
-    wanted = tree()
-    world.apply(*creation(wanted))
+    desired = tree()
+    world.apply(*creation(desired))
     before = world.shaper.read(UPLINK).classes[0x1FFF].sent_bytes
     sent = world.send(3)
-    default = wanted[0x1FFF]
+    default = desired[0x1FFF]
     for change in (
         ChangeClass(replace(default, ceil_bps=80_000, quantum_bytes=3200)),
         ResetTokens(replace(default, ceil_bps=8_000_000, quantum_bytes=3200)),
@@ -114,22 +114,22 @@ def test_a_change_keeps_what_was_counted(world: World) -> None:
 
 
 def test_refused_changes_are_reported_and_the_others_hold(world: World) -> None:
-    wanted = tree()
-    world.apply(*creation(wanted))
-    absent = replace(wanted[0x1001], minor=0x1777, leaf_major=0x1777)
-    slower = ChangeClass(replace(wanted[0x1001], ceil_bps=8000))
+    desired = tree()
+    world.apply(*creation(desired))
+    absent = replace(desired[0x1001], minor=0x1777, leaf_major=0x1777)
+    slower = ChangeClass(replace(desired[0x1001], ceil_bps=8000))
     refused: list[TreeChange] = [
         CreateRoot(),
-        CreateClass(wanted[0x1002]),
+        CreateClass(desired[0x1002]),
         ChangeClass(absent),
         ResetTokens(absent),
         ReplaceLeafQdisc(0x1777, 0x1777),
         DeleteClass(0x10),
     ]
     assert world.apply(*refused[:3], slower, *refused[3:], DeleteClass(0x2002)) == refused
-    seen = world.shaper.read(UPLINK).classes
-    assert seen[0x1001].ceil_bps == 8000
-    assert wanted.keys() - seen.keys() == {0x2002}
+    observed = world.shaper.read(UPLINK).classes
+    assert observed[0x1001].ceil_bps == 8000
+    assert desired.keys() - observed.keys() == {0x2002}
 
 
 def test_what_is_gone_already_may_be_deleted_again(world: World) -> None:
@@ -140,22 +140,22 @@ def test_what_is_gone_already_may_be_deleted_again(world: World) -> None:
 
 
 def test_a_class_made_anew_counts_from_zero(world: World) -> None:
-    wanted = tree()
-    world.apply(*creation(wanted))
+    desired = tree()
+    world.apply(*creation(desired))
     world.send(3)
     assert world.shaper.read(UPLINK).classes[0x1FFF].sent_bytes > 3000
-    assert world.apply(DeleteClass(0x1FFF), CreateClass(wanted[0x1FFF])) == []
+    assert world.apply(DeleteClass(0x1FFF), CreateClass(desired[0x1FFF])) == []
     assert world.shaper.read(UPLINK).classes[0x1FFF].sent_bytes < 500
 
 
 def test_a_tree_deleted_by_others_is_made_again(world: World) -> None:
-    wanted = tree()
-    world.apply(*creation(wanted))
+    desired = tree()
+    world.apply(*creation(desired))
     world.delete_tree()
-    seen = world.shaper.read(UPLINK)
-    assert seen.root is RootQdisc.DEFAULT
-    assert world.apply(*plan_tree(wanted, seen, ())) == []
-    assert plan_tree(wanted, world.shaper.read(UPLINK), ()) == ()
+    observed = world.shaper.read(UPLINK)
+    assert observed.root is RootQdisc.DEFAULT
+    assert world.apply(*plan_tree(desired, observed, ())) == []
+    assert plan_tree(desired, world.shaper.read(UPLINK), ()) == ()
 
 
 def test_without_our_root_no_class_is_touched(world: World) -> None:
@@ -164,8 +164,8 @@ def test_without_our_root_no_class_is_touched(world: World) -> None:
     world.put_foreign_root()
     changes = [*creation(tree()), RemoveRoot()]
     assert world.apply(*changes) == changes
-    seen = world.shaper.read(UPLINK)
-    assert (seen.root, seen.root_kind, dict(seen.classes)) == (RootQdisc.FOREIGN, "tbf", {})
+    observed = world.shaper.read(UPLINK)
+    assert (observed.root, observed.root_kind, dict(observed.classes)) == (RootQdisc.FOREIGN, "tbf", {})
 
 
 def test_a_device_that_is_not_there_is_an_error_that_names_it(world: World) -> None:

@@ -1,6 +1,6 @@
-"""Whatever another program changes of what slicebw holds is put right within a second, because the kernel tells of it.
+"""Drift is repaired within a second, because the kernel notifies the agent of it.
 
-The agent is left to its own pace: without the notification it would look again after ten seconds.
+Nothing else causes a pass in these tests: without the notification the next one would come after ten seconds.
 """
 
 import json
@@ -51,7 +51,7 @@ LOSES_COUNTERS = {
 
 
 def shape(lab: FolderLab) -> tuple[object, ...]:
-    """All that slicebw holds in the kernel, as tc and nft show it; figures that run left out."""
+    """Return everything that slicebw has in the kernel, as tc and nft list it, without counters."""
     node = lab.net.node
     classes = sorted(node.run("tc", "class", "show", "dev", UPLINK).splitlines())
     qdiscs = sorted(
@@ -61,7 +61,7 @@ def shape(lab: FolderLab) -> tuple[object, ...]:
 
 
 def table(lab: FolderLab) -> list[Any]:
-    """The nftables ruleset without handles, elements in order."""
+    """Return the nftables ruleset without handles, with elements in order."""
     things = json.loads(lab.net.node.run("nft", "-j", "list", "ruleset"))["nftables"]
     for entry in things:
         for thing in entry.values():
@@ -84,7 +84,7 @@ def lab(kernel: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fold
 
 
 def disturb(lab: FolderLab, command: str) -> float:
-    """Let another program act, and wait until all is as it was. Returns the seconds that took."""
+    """Run a command as another program, and wait until its effect is repaired. Returns the seconds that took."""
     before = shape(lab)
     logged = len(lab.log())
     lab.net.node.run(*command.split())
@@ -96,7 +96,7 @@ def disturb(lab: FolderLab, command: str) -> float:
 
 
 def used_bytes(lab: FolderLab) -> int:
-    """Codeen's usage in the ledger; its period never ends here."""
+    """Return codeen's usage in the ledger. Its period does not end during these tests."""
     account = lab.account("codeen")
     assert account is not None
     return account.standard.used_bytes
@@ -117,16 +117,16 @@ def test_what_is_deleted_is_made_again_within_a_second_and_usage_goes_on(lab: Fo
     took_s = disturb(lab, LOSES_COUNTERS[what])
     print(f"{what}: repaired after {took_s:.3f} s")
     assert took_s < REPAIR_S
-    # What the lost counter had shown before is kept, and the new one is added to it.
+    # Usage from the lost counter is kept, and the new counter is added to it.
     assert used_bytes(lab) >= used
     until_usage_moves(lab, used)
 
 
 def until_usage_moves(lab: FolderLab, used: int) -> None:
-    """Wait until all that the counter shows now is counted beside what had been used before."""
-    shown = lab.classes()["1:1001"].sent_bytes
+    """Wait until the present value of the counter is added to the usage before."""
+    counter_bytes = lab.classes()["1:1001"].sent_bytes
     disturb(lab, KEEPS_COUNTERS["a ceiling is changed"])  # so that a pass is due now, not in ten seconds
-    wait_until(lambda: used_bytes(lab) >= used + shown, "usage goes on", REPAIR_S)
+    wait_until(lambda: used_bytes(lab) >= used + counter_bytes, "usage goes on", REPAIR_S)
 
 
 def test_a_tree_that_was_taken_away_is_an_event_on_the_node(lab: FolderLab) -> None:
@@ -135,10 +135,10 @@ def test_a_tree_that_was_taken_away_is_an_event_on_the_node(lab: FolderLab) -> N
     count = len(lab.events("TreeRebuilt"))
     disturb(lab, LOSES_COUNTERS["the root qdisc is deleted"])
     wait_until(lambda: len(lab.events("TreeRebuilt")) == count + 1, "the event is written")
-    assert f"The HTB tree of {UPLINK} had been removed by another program" in lab.events("TreeRebuilt")[-1]
+    assert f"The HTB tree of {UPLINK} was removed by another program" in lab.events("TreeRebuilt")[-1]
 
 
-def test_a_root_qdisc_that_another_hand_puts_there_is_left_alone_and_usage_goes_on_when_it_is_gone(
+def test_a_root_qdisc_of_another_program_is_left_alone_and_usage_goes_on_when_it_is_gone(
     lab: FolderLab,
 ) -> None:
     before, used = shape(lab), used_bytes(lab)
@@ -154,6 +154,6 @@ def test_a_root_qdisc_that_another_hand_puts_there_is_left_alone_and_usage_goes_
 
 
 def foreign_qdisc(lab: FolderLab) -> str:
-    """The condition of that name on the node's own object."""
+    """Return the status of the condition ForeignQdisc in the NodeBandwidth; empty if there is none."""
     conditions = [one for own in lab.status("nodebandwidths") for one in own["status"]["conditions"]]
     return next((str(one["status"]) for one in conditions if one["type"] == "ForeignQdisc"), "")

@@ -1,4 +1,4 @@
-"""The fast decoder against tc, against odd layouts, and against dumps that are torn."""
+"""The fast decoder, compared with tc, and with unusual layouts and torn dumps."""
 
 import re
 import resource
@@ -26,36 +26,36 @@ from tests.support.topology import UPLINK, Topology, wait_until
 from tests.support.trees import EXEMPT, LINE_RATE_BPS, STANDARD, creation, tree
 
 
-def as_specs(seen: Mapping[int, ObservedClass]) -> dict[int, ClassSpec]:
+def as_specs(observed: Mapping[int, ObservedClass]) -> dict[int, ClassSpec]:
     return {
         minor: ClassSpec(one.minor, one.parent, one.rate_bps, one.ceil_bps, one.quantum_bytes, one.leaf_major)
-        for minor, one in seen.items()
+        for minor, one in observed.items()
     }
 
 
 def test_every_number_is_what_tc_shows(lab: Topology, shaper: HtbShaper) -> None:
-    wanted = tree()
-    wanted[0x1001] = ClassSpec(0x1001, 0x10, 64_000, 1_000_000, 4800, 0x1001)
-    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    desired = tree()
+    desired[0x1001] = ClassSpec(0x1001, 0x10, 64_000, 1_000_000, 4800, 0x1001)
+    shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS)
     sent = lab.send_udp(lab.node, lab.sink.address, 3, 700)  # no table: default
-    seen = shaper.read(UPLINK).classes
-    assert seen[0x1FFF].sent_bytes >= sent
-    shown = lab.node.run("tc", "-s", "-d", "class", "show", "dev", UPLINK)
+    observed = shaper.read(UPLINK).classes
+    assert observed[0x1FFF].sent_bytes >= sent
+    listing = lab.node.run("tc", "-s", "-d", "class", "show", "dev", UPLINK)
     pattern = (
         r"class htb 1:(\w+) (?:root|parent 1:(\w+)) (?:leaf (\w+): )?(?:prio 0 )?"
         r"(?:quantum (\d+) )?rate (\S+) ceil (\S+) .*\n Sent (\d+) bytes"
     )
     by_tc = {
         int(minor, 16): (int(parent or "0", 16), int(major or "0", 16), rate, ceil, int(quantum or 0), int(count))
-        for minor, parent, major, quantum, rate, ceil, count in re.findall(pattern, shown)
+        for minor, parent, major, quantum, rate, ceil, count in re.findall(pattern, listing)
     }
-    assert by_tc.keys() == wanted.keys() == seen.keys()
-    assert by_tc[0x1001] == (0x10, 0x1001, "64Kbit", "1Mbit", 4800, seen[0x1001].sent_bytes)
-    assert by_tc[0x1FFF] == (0x10, 0x1FFF, "8bit", "10Gbit", 1600, seen[0x1FFF].sent_bytes)
-    for minor, one in seen.items():
+    assert by_tc.keys() == desired.keys() == observed.keys()
+    assert by_tc[0x1001] == (0x10, 0x1001, "64Kbit", "1Mbit", 4800, observed[0x1001].sent_bytes)
+    assert by_tc[0x1FFF] == (0x10, 0x1FFF, "8bit", "10Gbit", 1600, observed[0x1FFF].sent_bytes)
+    for minor, one in observed.items():
         assert by_tc[minor][:2] == (one.parent, one.leaf_major)
         assert by_tc[minor][5] == one.sent_bytes
-    assert as_specs(seen) == wanted
+    assert as_specs(observed) == desired
 
 
 def ifindex_of(device: str) -> int:
@@ -65,19 +65,19 @@ def ifindex_of(device: str) -> int:
 
 @pytest.mark.parametrize("line_rate_bps", [34_359_738_360, 34_359_738_368, 100_000_000_000, 3_200_000_000_000])
 def test_rates_above_32_bits_stand_beside_others(lab: Topology, shaper: HtbShaper, line_rate_bps: int) -> None:
-    wanted = tree(range(1, 400), line_rate_bps=line_rate_bps)
+    desired = tree(range(1, 400), line_rate_bps=line_rate_bps)
     for number in range(1, 400, 3):
         minor = leaf(STANDARD, number)
-        wanted[minor] = ClassSpec(minor, 0x10, 8, 8_000 * number, 1600, minor)
+        desired[minor] = ClassSpec(minor, 0x10, 8, 8_000 * number, 1600, minor)
         minor = leaf(EXEMPT, number)
-        wanted[minor] = ClassSpec(minor, 0x20, line_rate_bps - 8, line_rate_bps, 1600, minor)
-    assert shaper.apply(UPLINK, creation(wanted), line_rate_bps) == []
-    assert as_specs(shaper.read(UPLINK).classes) == wanted
+        desired[minor] = ClassSpec(minor, 0x20, line_rate_bps - 8, line_rate_bps, 1600, minor)
+    assert shaper.apply(UPLINK, creation(desired), line_rate_bps) == []
+    assert as_specs(shaper.read(UPLINK).classes) == desired
 
 
 def test_classes_of_other_qdiscs_on_the_device_are_passed_over(lab: Topology, shaper: HtbShaper) -> None:
-    wanted = tree()
-    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    desired = tree()
+    shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS)
     lab.node.run(
         "tc",
         "-batch",
@@ -89,11 +89,11 @@ def test_classes_of_other_qdiscs_on_the_device_are_passed_over(lab: Topology, sh
         qdisc replace dev {UPLINK} parent 1:1002 handle 6: tbf rate 1mbit burst 10k limit 100k
         """,
     )
-    assert lab.node.run("tc", "class", "show", "dev", UPLINK).count("class ") == len(wanted) + 3
-    seen = as_specs(shaper.read(UPLINK).classes)
-    assert seen.keys() == wanted.keys()
-    assert (seen[0x1001].leaf_major, seen[0x1002].leaf_major) == (5, 6)
-    # Listed without naming a parent they do come: those of other kinds are no htb classes of ours.
+    assert lab.node.run("tc", "class", "show", "dev", UPLINK).count("class ") == len(desired) + 3
+    observed = as_specs(shaper.read(UPLINK).classes)
+    assert observed.keys() == desired.keys()
+    assert (observed[0x1001].leaf_major, observed[0x1002].leaf_major) == (5, 6)
+    # A dump without a parent contains them: classes of other qdiscs are not ours.
     netlink = NetlinkSocket()
     classes: dict[int, ObservedClass] = {}
     decoder = ClassDecoder()
@@ -165,7 +165,7 @@ class Torn(NetlinkSocket):
     torn = 0
 
     def dump_into(self, kind: int, payload: bytes, what: str, consume: Callable[[memoryview], int]) -> None:
-        """Half a dump, then what the kernel says where one was interrupted."""
+        """Return half a dump, then the error of an interrupted one."""
         if self.torn > 0:
             self.torn -= 1
             super().dump_into(kind, payload, what, consume)
@@ -174,19 +174,19 @@ class Torn(NetlinkSocket):
 
 
 def test_a_torn_dump_is_made_again_and_given_up_in_the_end(lab: Topology, shaper: HtbShaper) -> None:
-    wanted = tree()
-    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    desired = tree()
+    shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS)
     netlink = Torn()
     ifindex = ifindex_of(UPLINK)
     netlink.torn = 4
-    assert read_classes(netlink, ifindex, ClassDecoder()).keys() == wanted.keys()
+    assert read_classes(netlink, ifindex, ClassDecoder()).keys() == desired.keys()
     netlink.torn = 5
     with pytest.raises(KernelError, match="kept changing"):
         read_classes(netlink, ifindex, ClassDecoder())
     netlink.close()
 
 
-def test_a_class_listed_twice_gives_a_torn_dump_away(lab: Topology, shaper: HtbShaper) -> None:
+def test_a_class_listed_twice_reveals_a_torn_dump(lab: Topology, shaper: HtbShaper) -> None:
     shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS)
 
     class Stuttering(NetlinkSocket):
@@ -214,9 +214,7 @@ def test_a_dump_of_a_tree_that_is_being_taken_down_never_fails(lab: Topology, sh
     assert shaper.apply(UPLINK, [CreateClass(tree()[1])], LINE_RATE_BPS) != []
 
 
-def test_a_class_that_shows_what_it_showed_is_the_same_object_and_one_that_does_not_is_another(
-    lab: Topology, shaper: HtbShaper
-) -> None:
+def test_an_unchanged_class_is_the_same_object_and_a_changed_one_is_another(lab: Topology, shaper: HtbShaper) -> None:
     shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS)
     first = shaper.read(UPLINK).classes
     lab.node.run("tc", *f"class change dev {UPLINK} parent 1:10 classid 1:1002 htb rate 8bit ceil 5mbit".split())
@@ -230,7 +228,7 @@ def test_a_class_that_shows_what_it_showed_is_the_same_object_and_one_that_does_
     assert shaper.read(UPLINK).classes.keys() == tree([2]).keys()
 
 
-def test_a_dump_that_shows_nothing_new_is_the_same_mapping(lab: Topology, shaper: HtbShaper) -> None:
+def test_an_unchanged_dump_is_the_same_mapping(lab: Topology, shaper: HtbShaper) -> None:
     shaper.apply(UPLINK, creation(tree(range(1, 400))), LINE_RATE_BPS)  # several datagrams
     first = shaper.read(UPLINK).classes
     assert shaper.read(UPLINK).classes is first
@@ -242,8 +240,8 @@ def test_a_dump_that_shows_nothing_new_is_the_same_mapping(lab: Topology, shaper
 
 
 def test_classes_that_come_and_go_leave_the_others_the_same_objects(lab: Topology, shaper: HtbShaper) -> None:
-    wanted = tree(range(1, 400))
-    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    desired = tree(range(1, 400))
+    shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS)
     first = shaper.read(UPLINK).classes
     new, gone = leaf(STANDARD, 500), leaf(EXEMPT, 3)
     spec = ClassSpec(new, 0x10, 8, 8_000, 1600, new)
@@ -252,11 +250,11 @@ def test_classes_that_come_and_go_leave_the_others_the_same_objects(lab: Topolog
     assert second.keys() == (first.keys() | {new}) - {gone}
     others = [minor for minor in first.keys() & second.keys() if second[minor] is not first[minor]]
     assert [(first[minor], second[minor]) for minor in others] == []
-    assert as_specs(second) == {**{minor: wanted[minor] for minor in wanted if minor != gone}, new: spec}
+    assert as_specs(second) == {**{minor: desired[minor] for minor in desired if minor != gone}, new: spec}
 
 
 @pytest.mark.parametrize("error", [TornDumpError, MemoryError, KeyboardInterrupt])
-def test_what_comes_late_of_a_dump_that_broke_off_is_not_taken_for_the_next_one(
+def test_late_datagrams_of_a_broken_dump_are_not_taken_for_the_next_one(
     lab: Topology, shaper: HtbShaper, error: type[BaseException]
 ) -> None:
     shaper.apply(UPLINK, creation(tree(range(1, 60))), LINE_RATE_BPS)

@@ -43,7 +43,7 @@ def rates_bps(lab: FolderLab, slice_ids: Sequence[str]) -> list[float]:
     before, arrived_before = lab.counters(), lab.net.sink.received_bytes(lab.net.uplink)
     wait_until(lambda: time.monotonic() - before.at_s > MEASURED_S, "it has been measured")
     after, arrived = lab.counters(), lab.net.sink.received_bytes(lab.net.uplink) - arrived_before
-    # These flows are all there is. The sink is read a moment after the classes, hence the tolerance.
+    # There are no other flows. The sink is read a moment after the classes, hence the tolerance.
     sent_bytes = sum(after.sent_since(before, one) for one in slice_ids)
     assert arrived == pytest.approx(sent_bytes, rel=0.05)
     return [after.rate_bps(before, one) for one in slice_ids]

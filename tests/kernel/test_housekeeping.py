@@ -1,4 +1,4 @@
-"""What every pass sees to on a real node: strays go, nothing is touched without need, one bad slice spoils nothing."""
+"""Every pass on a real node: removes orphans, changes nothing without need, and copes with one invalid slice."""
 
 import re
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ def start(lab: FolderLab, *names: str) -> None:
 
 
 def metric(lab: FolderLab, name: str) -> int:
-    """A metric of the agent, summed over its labels."""
+    """Return a metric of the agent, summed over its labels."""
     assert lab.agent is not None
     page = lab.agent.page("/metrics")
     return sum(int(float(value)) for value in re.findall(rf"^slicebw_{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE))
 
 
 def tc(lab: FolderLab, command: str) -> str:
-    """Another program at the uplink."""
+    """Run tc as another program."""
     return lab.net.node.run("tc", *command.replace("UPLINK", f"dev {lab.net.uplink}").split())
 
 
@@ -61,12 +61,12 @@ def test_while_nothing_differs_nothing_is_touched(lab: FolderLab) -> None:
     passes, changes = metric(lab, "passes_total"), metric(lab, "changes_applied_total")
     for _ in range(10):
         lab.net.send_udp(lab.pod("codeen"), lab.net.sink.address, 20)
-        tc(lab, "qdisc add dev lo root handle 9: pfifo")  # a change that is none of the agent's business wakes nobody
+        tc(lab, "qdisc add dev lo root handle 9: pfifo")  # a change that does not concern the agent does not wake it
         tc(lab, "qdisc del dev lo root")
     wait_until(lambda: metric(lab, "passes_total") > passes + 2, "some more passes are made", seconds=30)
     assert metric(lab, "changes_applied_total") == changes
     assert metric(lab, "changes_failed_total") == 0
-    # One slice's new limits are one class's change.
+    # New limits of one class are one change.
     lab.write_slice("coral", standard={"maxRate": "25M"})
     wait_until(lambda: lab.ceil_bps("coral") == 25 * M, "the change holds")
     wait_until(lambda: metric(lab, "changes_applied_total") > changes, "it is counted")
@@ -76,7 +76,7 @@ def test_while_nothing_differs_nothing_is_touched(lab: FolderLab) -> None:
 def test_one_bad_slice_is_told_so_and_every_other_is_served(lab: FolderLab) -> None:
     lab.write_slice("codeen", standard={"maxRate": "fast"})
     start(lab, "coral", "dip")
-    # A slice that never was right has the defaults, so that its traffic is counted at least.
+    # A slice that was never valid has the defaults, so that its traffic is at least counted.
     wait_until(lambda: lab.ceil_bps("codeen") == 1000 * M, "codeen has the defaults")
     assert (lab.ceil_bps("coral"), lab.ceil_bps("dip")) == (20 * M, 30 * M)
     wait_until(lambda: lab.events("InvalidSpec"), "its event")

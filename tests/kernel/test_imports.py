@@ -17,7 +17,7 @@ def net(kernel: None) -> Iterator[Topology]:
 
 
 def loaded_by_agent(net: Topology, folder: Path, *arguments: str) -> modules.Modules:
-    """Run an agent on the node until it has started, and end it."""
+    """Run an agent on the node until it has started, and stop it."""
     options = ("agent", "--node", "node-a", "--state-dir", str(folder / "state"), *arguments)
     return modules.run_until("agent started", folder, *options, inside=net.node.command())
 

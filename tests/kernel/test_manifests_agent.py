@@ -38,7 +38,7 @@ class Lab:
         (self.manifests / f"{name}.yaml").write_text(yaml.safe_dump_all(objects))
 
     def status(self, kind: str) -> list[dict[str, Any]]:
-        """What the agent has written of a kind."""
+        """Return the objects of a kind that the agent has written."""
         paths = sorted((self.manifests / "status" / kind).rglob("*.yaml"))
         return [yaml.safe_load(path.read_text()) for path in paths]
 
@@ -54,11 +54,11 @@ class Lab:
 
     def ceil_bps(self, name: str) -> int | None:
         """The ceiling of a slice's standard class in the kernel, None where it has no class."""
-        shown = classes(self.net.node, self.net.uplink).get(self.standard(name).get("classId", ""))
-        return None if shown is None else shown.ceil_bps
+        observed = classes(self.net.node, self.net.uplink).get(self.standard(name).get("classId", ""))
+        return None if observed is None else observed.ceil_bps
 
     def until(self, what: str, condition: Callable[[], object], seconds: float = 10) -> None:
-        """Wait until something is so."""
+        """Wait until a condition holds."""
         wait_until(condition, what, seconds)
 
     def until_ceiling(self, name: str, ceil_bps: int | None, seconds: float = 10) -> None:
@@ -66,7 +66,7 @@ class Lab:
         self.until(f"{name} has ceiling {ceil_bps}", lambda: self.ceil_bps(name) == ceil_bps, seconds)
 
     def arrived_bytes(self, name: str, to: str | None = None) -> int:
-        """What has arrived from a slice's pod, as HTB counts it."""
+        """Return the bytes that have arrived from a slice's pod, as HTB counts them."""
         return self.net.sink.meter(self.pod(name).address, to or self.net.sink.address).wire_bytes
 
     def pod(self, name: str) -> Host:
@@ -122,7 +122,7 @@ def test_limits_from_a_folder_are_held_and_every_byte_is_reported(lab: Lab) -> N
         assert 8.5 <= codeen <= 10
         assert 17 <= coral <= 20
         assert exempt > 50
-        # Another generation is reported at once, with all that was sent until then.
+        # A new generation is reported at once, with all usage until then.
         lab.write("codeen", slice_object("codeen", standard={"maxRate": "11M"}))
         lab.until_ceiling("codeen", 11 * M)
         lab.until("it is reported", lambda: lab.standard("codeen")["rate"] == "11M")
@@ -135,7 +135,7 @@ def test_limits_from_a_folder_are_held_and_every_byte_is_reported(lab: Lab) -> N
 
 
 def test_an_edited_file_changes_the_rate_within_a_second(lab: Lab) -> None:
-    with lab.new_agent("--report-interval", "60s"):  # else there is a pass every second anyway
+    with lab.new_agent("--report-interval", "60s"):  # otherwise there is a pass every second anyway
         lab.until_ceiling("codeen", 10 * M)
         lab.until_ceiling("coral", 20 * M)
         flow = lab.net.traffic(lab.net.pod(0), lab.net.sink.address, 20)
@@ -179,7 +179,7 @@ def test_a_broken_file_changes_nothing_and_holds_up_nothing(lab: Lab) -> None:
         lab.until_ceiling("coral", 40 * M)
         lab.until("the log says so", lambda: "codeen.yaml:2: cannot be read" in lab.agent.log.read_text())
         assert lab.ceil_bps("codeen") == 10 * M
-    # The next agent, too, knows what the file said when it was right.
+    # The next agent also has the last valid content of the file.
     with lab.new_agent():
         lab.write("coral", slice_object("coral", standard={"maxRate": "50M"}))
         lab.until_ceiling("coral", 50 * M)
@@ -200,7 +200,7 @@ def test_a_wrong_limit_keeps_the_last_good_ones_and_is_said_everywhere(lab: Lab)
 
 
 def capped_slice() -> dict[str, Any]:
-    """Codeen with 2 MB, of which 1 MB may go by unslowed."""
+    """Give codeen a budget of 2 MB, and slow it after 1 MB."""
     return slice_object("codeen", period="120s", standard={"maxRate": "50M", "budget": "2M", "threshold": "50%"})
 
 

@@ -20,25 +20,25 @@ def lab(tmp_path: Path, kernel: None) -> Iterator[FolderLab]:
 
 
 def set_mode(lab: FolderLab, mode: str, **spec: object) -> None:
-    """What a person does."""
+    """Set the mode as a person does."""
     destinations = [*lab.net.sink.exempt_networks]
     lab.write("node", node_object(lineRate="1G", cap="200M", exemptDestinations=destinations, mode=mode, **spec))
 
 
 def traces(lab: FolderLab) -> tuple[str, str]:
-    """All that slicebw could leave behind: the uplink's qdiscs, without figures, and the nftables tables."""
+    """Everything that slicebw could leave behind: the uplink's qdiscs, without figures, and the nftables tables."""
     return lab.net.node.run("tc", "qdisc", "show", "dev", lab.net.uplink), lab.net.node.run("nft", "list", "tables")
 
 
 def until_ceilings(lab: FolderLab, **ceilings: int) -> None:
     """Wait until the kernel has these ceilings, in bit/s, by slice id without its ``1:``."""
-    wanted = {name.replace("class_", "1:"): rate_bps for name, rate_bps in ceilings.items()}
+    expected = {name.replace("class_", "1:"): rate_bps for name, rate_bps in ceilings.items()}
 
     def hold() -> bool:
-        shown = lab.classes()
-        return all(name in shown and shown[name].ceil_bps == rate_bps for name, rate_bps in wanted.items())
+        observed = lab.classes()
+        return all(name in observed and observed[name].ceil_bps == rate_bps for name, rate_bps in expected.items())
 
-    wait_until(hold, f"ceilings are {wanted}")
+    wait_until(hold, f"ceilings are {expected}")
 
 
 def used_bytes(lab: FolderLab) -> int:
@@ -72,7 +72,7 @@ def test_disabled_leaves_the_device_as_it_was_found_and_enforce_brings_everythin
     set_mode(lab, "Enforce")
     until_ceilings(lab, class_10=200 * M, class_1001=10 * M)
     assert lab.slice_id("codeen") == codeen
-    # What went by while the node was left alone is nobody's; what was used before is still used.
+    # Traffic in mode Disabled is not counted; usage from before stays.
     wait_until(lambda: used_bytes(lab) == used + lab.classes()[codeen].sent_bytes, "usage continues")
     assert 8 <= rate_mbps(lab, "codeen") <= 10
 
@@ -87,7 +87,7 @@ def test_monitor_limits_nothing_and_counts_everything(lab: FolderLab) -> None:
     wait_until(lambda: lab.events("BandwidthCapped"), "the event that would be")
     (message,) = lab.events("BandwidthCapped")
     assert message.startswith("Would have slowed (mode Monitor) standard traffic of slice codeen/codeen")
-    assert {shown.ceil_bps for shown in lab.classes().values()} == {1000 * M}
+    assert {observed.ceil_bps for observed in lab.classes().values()} == {1000 * M}
     wait_until(lambda: used_bytes(lab) == lab.classes()[codeen].sent_bytes, "every byte is in the ledger", seconds=15)
 
 
@@ -100,26 +100,26 @@ def test_every_switch_takes_hold_while_traffic_flows_and_is_one_event(lab: Folde
     lab.start()
     until_ceilings(lab, class_1001=10 * M)
     flow = lab.net.traffic(lab.pod("codeen"), lab.net.sink.address, 60)
-    told = []
+    messages = []
     before = "Enforce"
     for mode, least, most in SWITCHES:
         set_mode(lab, mode)
-        told.append(f"The mode of this node is {mode} now, it was {before}")
-        until_told(lab, told)
+        messages.append(f"The mode of this node is {mode} now, it was {before}")
+        until_events(lab, messages)
         until_passing(lab, least, most)
         before = mode
     flow.stop()
     assert lab.events("TreeRebuilt") == []
     lab.stop()
     lab.start()
-    until_told(lab, told)
+    until_events(lab, messages)
 
 
-def until_told(lab: FolderLab, told: list[str]) -> None:
+def until_events(lab: FolderLab, messages: list[str]) -> None:
     """Wait until there are exactly these events of a change of mode."""
     wait_until(
-        lambda: sorted(message.split(":")[0] for message in lab.events("ModeChanged")) == sorted(told),
-        f"the events are {told}",
+        lambda: sorted(message.split(":")[0] for message in lab.events("ModeChanged")) == sorted(messages),
+        f"the events are {messages}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Batches: every refusal on the message that it is about, in whatever system call it was, and whatever its number."""
+"""Batches: every refusal is reported for its own message, in any chunk and with any sequence number."""
 
 import errno
 from contextlib import closing
@@ -17,12 +17,12 @@ from tests.support.trees import LINE_RATE_BPS, creation, tree
 
 
 def test_refusals_in_a_long_batch_are_on_their_own_messages(lab: Topology, shaper: HtbShaper) -> None:
-    wanted = tree(range(1, 400))
-    shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS)
+    desired = tree(range(1, 400))
+    shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS)
     absent = ClassSpec(0x1777, 0x10, 8, 8_000, 1600, 0x1777)
     changes: list[TreeChange] = []
-    for number, minor in enumerate(sorted(wanted)):
-        changes.append(ChangeClass(wanted[minor]))
+    for number, minor in enumerate(sorted(desired)):
+        changes.append(ChangeClass(desired[minor]))
         if number % 7 == 0:
             changes.append(ResetTokens(absent) if number % 2 else ChangeClass(absent))
     groups = [encode(change, ifindex_of(UPLINK), LINE_RATE_BPS, LeafKind.PFIFO) for change in changes]
@@ -33,7 +33,7 @@ def test_refusals_in_a_long_batch_are_on_their_own_messages(lab: Topology, shape
         index for index, change in enumerate(changes) if change in (ResetTokens(absent), ChangeClass(absent))
     ]
     for change, refused in zip(changes, refusals, strict=True):
-        if isinstance(change, ResetTokens):  # neither can an absent class have a leaf qdisc
+        if isinstance(change, ResetTokens):  # an absent class cannot have a leaf qdisc either
             assert {0, 3} <= set(refused)
         assert all(refusal.errno in (errno.ENOENT, errno.EINVAL) for refusal in refused.values())
 

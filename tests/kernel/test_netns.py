@@ -1,4 +1,4 @@
-"""Entering network namespaces, and being told what is missing."""
+"""Entering network namespaces, and errors that name a missing privilege."""
 
 import subprocess
 import sys
@@ -16,20 +16,22 @@ HERE = Path("/proc/thread-self/ns/net")
 
 def test_only_the_calling_thread_and_what_it_starts_move(kernel: None) -> None:
     other = Namespace("other")
-    seen: dict[str, str] = {}
+    namespaces: dict[str, str] = {}
     before = str(HERE.readlink())
 
     def move() -> None:
         netns.enter(other.path)
-        seen["thread"] = str(HERE.readlink())
-        seen["child"] = subprocess.run(["readlink", HERE], capture_output=True, text=True, check=True).stdout.strip()
+        namespaces["thread"] = str(HERE.readlink())
+        namespaces["child"] = subprocess.run(
+            ["readlink", HERE], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         thread = threading.Thread(target=move)
         thread.start()
         thread.join()
-        assert seen == {"thread": str(Path(other.path).readlink()), "child": str(Path(other.path).readlink())}
-        assert seen["thread"] != before
+        assert namespaces == {"thread": str(Path(other.path).readlink()), "child": str(Path(other.path).readlink())}
+        assert namespaces["thread"] != before
         assert str(HERE.readlink()) == before
     finally:
         other.close()
@@ -50,7 +52,7 @@ def test_what_is_no_namespace_is_named(kernel: None, path: str, words: str) -> N
 
 
 def run_without(capability: str, code: str) -> str:
-    """What python prints of this code, run without one capability."""
+    """Run code with python, without one capability. Returns its output."""
     drop = [f"--inh-caps=-{capability}", f"--bounding-set=-{capability}"]
     program = f"from slicebw.core.errors import UsageError\nfrom slicebw.kernel import netns\ntry:\n    {code}\n"
     program += "except UsageError as error:\n    print(error)\n"

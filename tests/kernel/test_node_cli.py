@@ -1,4 +1,4 @@
-"""``slicebw node show`` and ``slicebw node cleanup``: what somebody sees, and leaves, who debugs a node at 3 a.m."""
+"""``slicebw node show`` and ``slicebw node cleanup``: their output, and what they leave behind on a node."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def cleanup(lab: FolderLab, *arguments: str) -> Done:
     return run("cleanup", "--state-dir", str(lab.state), "--netns", lab.net.node.path, *arguments)
 
 
-def shown(lab: FolderLab, *arguments: str) -> dict[str, Any]:
-    """What ``node show -o json`` prints."""
+def document(lab: FolderLab, *arguments: str) -> dict[str, Any]:
+    """Return the output of ``node show -o json``."""
     done = show(lab, "-o", "json", *arguments)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -45,15 +45,15 @@ def shown(lab: FolderLab, *arguments: str) -> dict[str, Any]:
 
 
 def row(lab: FolderLab, name: str, traffic_class: str = "standard") -> dict[str, Any]:
-    """One class of it."""
-    rows = [one for one in shown(lab)["classes"] if (one["slice"], one["traffic_class"]) == (name, traffic_class)]
+    """Return one class from the output of ``node show``."""
+    rows = [one for one in document(lab)["classes"] if (one["slice"], one["traffic_class"]) == (name, traffic_class)]
     (only,) = rows
     found: dict[str, Any] = only
     return found
 
 
 def qdiscs(net: Topology) -> list[str]:
-    """The uplink's: kinds, handles and parents."""
+    """Return the uplink's qdiscs: kinds, handles and parents."""
     lines = net.node.run("tc", "qdisc", "show", "dev", net.uplink).splitlines()
     return [line.partition(" refcnt")[0] for line in lines]
 
@@ -84,12 +84,12 @@ def start(lab: FolderLab) -> None:
 
 
 def table(net: Topology) -> str:
-    """All of nftables on the node."""
+    """Return the node's whole nftables ruleset."""
     return net.node.run("nft", "list", "ruleset")
 
 
 def send(lab: FolderLab, name: str, packets: int) -> int:
-    """Send from a slice's pod, and wait until it has arrived; all bytes that have arrived from it."""
+    """Send from a slice's pod, and wait until it has arrived. Returns all bytes that have arrived from this pod."""
     for _ in range(packets // 50):
         pod = lab.pod(name)
         expected = lab.arrived_bytes(pod) + lab.net.send_udp(pod, lab.net.sink.address, 50)
@@ -117,7 +117,7 @@ def test_show_puts_the_ledger_and_the_kernel_side_by_side_while_the_agent_runs(l
         "kernel_backlog_bytes": 0,
         "addresses": [pod.address, pod.address6],
     }
-    found = shown(lab)
+    found = document(lab)
     assert (found["device"], found["root"]) == (lab.net.uplink, "ours")
     names = [(one["slice"], one["traffic_class"], one["state"]) for one in found["classes"]]
     assert names == [
@@ -134,7 +134,7 @@ def test_show_puts_the_ledger_and_the_kernel_side_by_side_while_the_agent_runs(l
     )
 
 
-def test_a_capped_slice_and_one_that_is_gone_are_seen_to_be_so(lab: FolderLab) -> None:
+def test_show_tells_a_capped_slice_and_one_that_is_gone(lab: FolderLab) -> None:
     start(lab)
     sent = send(lab, "codeen", 1000)
     wait_until(lambda: row(lab, "codeen/codeen")["capped"], "it is capped")
@@ -149,7 +149,7 @@ def test_a_capped_slice_and_one_that_is_gone_are_seen_to_be_so(lab: FolderLab) -
 def test_all_three_forms_say_the_same(lab: FolderLab) -> None:
     start(lab)
     lab.stop()
-    found = shown(lab)
+    found = document(lab)
     assert yaml.safe_load(show(lab, "-o", "yaml").stdout) == found
     first, header, *rows = show(lab).stdout.splitlines()
     assert first == f"device {lab.net.uplink}: slicebw's tree"
@@ -172,7 +172,7 @@ def test_a_class_that_no_slice_knows_is_shown(lab: FolderLab) -> None:
     leaf = f"tc qdisc add dev {lab.net.uplink} parent 1:1777 handle 1777: pfifo"
     for command in (add, leaf):
         lab.net.node.run(*command.split())
-    orphan = next(one for one in shown(lab)["classes"] if one["state"] == "orphan")
+    orphan = next(one for one in document(lab)["classes"] if one["state"] == "orphan")
     assert (orphan["slice"], orphan["class_id"], orphan["kernel_ceil_bps"]) == ("(unknown)", "1:1777", 5 * M)
 
 
@@ -200,7 +200,7 @@ def test_somebody_elses_tree_is_named_and_neither_command_touches_it(lab: Folder
     lab.net.node.run(*f"tc qdisc add dev {lab.net.uplink} root handle 5: htb".split())
     before = qdiscs(lab.net)
     assert show(lab).stdout.splitlines()[0] == f"device {lab.net.uplink}: another program's htb: left alone"
-    assert shown(lab)["root"] == "foreign"
+    assert document(lab)["root"] == "foreign"
     done = cleanup(lab)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "no tree of slicebw's on any device\nno table inet slicebw\n"
@@ -225,7 +225,7 @@ def test_cleanup_leaves_the_node_as_it_was_found_and_the_ledger_where_it_is(lab:
     assert lab.ledger() == ledger
     again = cleanup(lab)
     assert (again.returncode, again.stdout) == (0, "no tree of slicebw's on any device\nno table inet slicebw\n")
-    # An agent that comes back goes on with it.
+    # An agent that is started again continues with the ledger.
     lab.start()
     assert lab.ledger().slices[SliceKey("coral", "coral")].standard.used_bytes == sent
     assert send(lab, "coral", 50) > sent
@@ -253,7 +253,7 @@ def test_while_an_agent_is_at_work_cleanup_says_so_and_changes_nothing(lab: Fold
     assert classes(lab.net.node, lab.net.uplink).keys() == before
 
 
-def test_usage_is_forgotten_where_that_is_asked_for(lab: FolderLab) -> None:
+def test_usage_is_removed_on_request(lab: FolderLab) -> None:
     start(lab)
     lab.stop()
     (lab.state / "ledger.corrupt-0").write_text("set aside some day")
@@ -284,7 +284,7 @@ def test_a_pod_that_cleans_up_waits_for_the_agent_s_end_and_keeps_others_away(la
         cleaner.stop()
         assert cleaner.exit_code() == 0
         assert lab.agent is not None
-        lab.agent.wait_ready()  # its turn
+        lab.agent.wait_ready()  # the lock is free now
     finally:
         cleaner.kill()
 
@@ -298,7 +298,7 @@ def test_where_there_is_no_uplink_one_line_says_what_to_name(tmp_path: Path, ker
         line = done.stderr.splitlines()[-1]
         assert line.startswith("slicebw: ")
         assert "default route" in line
-        done = run("cleanup", *place)  # which needs to know of none
+        done = run("cleanup", *place)  # cleanup needs no uplink
         assert (done.returncode, done.stdout) == (0, "no tree of slicebw's on any device\nno table inet slicebw\n")
         for command in ("show", "cleanup"):
             named = run(command, *place, "--uplink", "up7")

@@ -1,6 +1,6 @@
-"""The heart of it: whoever sends without end has, when the period ends, used the budget and no more.
+"""The main promise: a slice that sends without a pause has used its budget at the end of the period, and no more.
 
-The agent is left to its own pace: reports are due once a minute, so passes come from pacing alone.
+Reports are due once a minute here, so that only the agent's pacing decides when passes take place.
 """
 
 import time
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("kernel")
 
 NAME = "codeen"
 LATE_NS = 150_000_000
-"""How late a pass may be on a busy machine."""
+"""How late a pass may start on a busy machine, in ns."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Case:
 
     @property
     def has_reserve(self) -> bool:
-        """Whether there is budget left when the threshold is crossed, so that a late pass is made up for."""
+        """Whether budget is left when the threshold is crossed, so that later passes can make up for a late one."""
         return self.threshold != "100%"
 
     @property
     def allowed_bytes(self) -> int:
-        """The budget, the guarantee (which outlives it), and without a reserve what one pass can be too late for."""
+        """Budget and guarantee (which goes on after it); without a reserve also what can be sent before a late pass."""
         late_ns = 0 if self.has_reserve else SHORTEST_NS + LATE_NS
         guaranteed_bytes = self.min_rate_bps * self.period_s // 8
         return self.budget_bytes * 1002 // 1000 + guaranteed_bytes + self.rate_mbps * M * late_ns // 8 // 10**9
@@ -62,14 +62,14 @@ CASES = [
 
 @dataclass(frozen=True)
 class Period:
-    """What one period came to: by the ledger, and by what had arrived at the sink when it ended."""
+    """One period: its usage by the ledger, and the bytes that had arrived at the sink when it ended."""
 
     used_bytes: int
     arrived_bytes: int
 
 
 def send(lab: FolderLab, case: Case) -> Callable[[], None]:
-    """Send more than may be sent; how to stop it."""
+    """Start to send more than the slice may. Returns a function that stops it."""
     pod, to = lab.pod(NAME), lab.net.sink.address
     if case.rate_mbps < 1000:
         return Sender(pod, to, case.rate_mbps * M * 5 // 4).stop
@@ -79,7 +79,7 @@ def send(lab: FolderLab, case: Case) -> Callable[[], None]:
 def periods(lab: FolderLab) -> Iterator[Period]:
     """Watch periods end: the ledger's usage of each, and what the sink received meanwhile.
 
-    Usage at the end is what the ledger has in total when the next period has begun, less what is the next one's.
+    The usage at the end is the ledger's total after the next period has begun, minus the usage of that period.
     """
     account = lab.account(NAME)
     assert account is not None
@@ -114,8 +114,8 @@ def test_constant_overload_uses_the_budget_and_no_more(tmp_path: Path, case: Cas
         lab.start("--report-interval", "60s")
         lab.slice_id(NAME)
         stack.callback(send(lab, case))
-        seen = periods(lab)
-        found = [next(seen) for _ in range(case.periods)]
+        ended = periods(lab)
+        found = [next(ended) for _ in range(case.periods)]
     for number, period in enumerate(found, start=1):
         percent = period.used_bytes * 100 / case.budget_bytes
         print(
@@ -124,14 +124,14 @@ def test_constant_overload_uses_the_budget_and_no_more(tmp_path: Path, case: Cas
         )
     for period in found:
         assert period.used_bytes <= case.allowed_bytes
-        # Slowed, but to what is left and no less. (The first period has begun before the flow.)
+        # The slice was slowed to the rest of its budget, and not below. (The first period began before the flow.)
         assert period.used_bytes >= case.budget_bytes * 97 // 100
-        # The sink agrees, up to what can be sent between the end of the period and our look at it. It counts the
-        # headers of a bundle of packets once, HTB those of every packet (at most 66 bytes in 1,514).
+        # The sink agrees, up to what can be sent between the end of the period and our reading of it. It counts the
+        # headers of a bundle of packets once, HTB counts those of every packet (at most 66 bytes in 1,514).
         least = period.used_bytes * (1514 - 66) // 1514 if bundles else period.used_bytes
         assert least - late_bytes(case) <= period.arrived_bytes <= period.used_bytes + late_bytes(case)
 
 
 def late_bytes(case: Case) -> int:
-    """What can be sent in the tenth of a second by which a look at the sink may be late."""
+    """Return what can be sent in a tenth of a second: so much later the sink may be read."""
     return case.rate_mbps * M // 80

@@ -1,6 +1,6 @@
-"""Traffic that is no slice's: the node's own (root), and what cannot be classified (default). Counted and never capped.
+"""Traffic outside all slices: the host's own, and what cannot be classified (default). It is counted, and never capped.
 
-Also that of pods in the host's network, which cannot be told from the node's own.
+Pods in the host's network are part of it, because their packets cannot be told from the host's.
 """
 
 import re
@@ -18,7 +18,7 @@ ROOT, ROOT_EXEMPT, DEFAULT, DEFAULT_EXEMPT = "1:1000", "1:2000", "1:1fff", "1:2f
 
 @pytest.fixture
 def lab(tmp_path: Path, kernel: None) -> Iterator[FolderLab]:
-    """A slice with a pod, and a pod that belongs to nobody; the test starts the agent."""
+    """A slice with a pod, and a pod in no slice. The test starts the agent."""
     with folder_lab(tmp_path, "codeen", "stranger", cap="100M") as made:
         made.write_slice("codeen", standard={"maxRate": "20M"})
         yield made
@@ -33,7 +33,7 @@ def start(lab: FolderLab) -> None:
 
 
 def send(lab: FolderLab, source: Host, to: str, packets: int = 100) -> int:
-    """Send datagrams and wait until they have arrived; the bytes that have arrived in all, as HTB counts them."""
+    """Send datagrams, and wait until they have arrived. Returns all bytes that have arrived, as HTB counts them."""
     for _ in range(packets // 50):
         total = lab.arrived_bytes(source, to) + lab.net.send_udp(source, to, 50)
         wait_until(lambda expected=total: lab.arrived_bytes(source, to) == expected, "datagrams arrive")  # type: ignore[misc]
@@ -41,7 +41,7 @@ def send(lab: FolderLab, source: Host, to: str, packets: int = 100) -> int:
 
 
 def node_status(lab: FolderLab) -> dict[str, Any]:
-    """What the agent has written into its node's NodeBandwidth; empty where it has not."""
+    """Return the status that the agent has written to its NodeBandwidth; empty if it has not."""
     found = [one for one in lab.status("nodebandwidths") if one["metadata"]["name"] == NODE]
     return dict(found[0]["status"]) if found else {}
 
@@ -56,28 +56,28 @@ def test_the_nodes_own_traffic_and_that_of_nobodys_pods_is_counted_apart_and_rep
         DEFAULT_EXEMPT: send(lab, lab.pod("stranger"), sink.exempt_address, 250),
     }
     send(lab, lab.pod("codeen"), sink.address)
-    # Beside what the test sends there is what kernels say to their neighbours now and then.
+    # Besides the test's packets the kernels send some of neighbor discovery.
     after = lab.classes()
     extra = {name: after[name].sent_bytes - before[name].sent_bytes - count for name, count in sent.items()}
     assert all(0 <= count < 5000 for count in extra.values()), extra
 
     def reported() -> bool:
-        shown, status = lab.classes(), node_status(lab)
+        observed, status = lab.classes(), node_status(lab)
         root, default = (
-            shown[standard].sent_bytes + shown[exempt].sent_bytes
+            observed[standard].sent_bytes + observed[exempt].sent_bytes
             for standard, exempt in ((ROOT, ROOT_EXEMPT), (DEFAULT, DEFAULT_EXEMPT))
         )
         return (status.get("bytesRoot"), status.get("bytesDefault")) == (root, default)
 
     wait_until(reported, "the NodeBandwidth has every byte", seconds=20)
-    # And so has whoever scrapes the agent.
+    # The agent's metrics say the same.
     assert lab.agent is not None
     page = lab.agent.page("/metrics")
     for traffic_class, traffic, name in (("standard", "root", ROOT), ("exempt", "default", DEFAULT_EXEMPT)):
         labels = f'{{class="{traffic_class}",traffic="{traffic}"}}'
         (value,) = re.findall(rf"^slicebw_node_sent_bytes_total{re.escape(labels)} (\S+)$", page, re.MULTILINE)
         assert int(float(value)) >= after[name].sent_bytes
-    # Nobody's bytes are no slice's.
+    # Bytes outside all slices are charged to no slice.
     assert len(lab.status("bandwidthusages")) == 1
     assert lab.arrived_bytes(lab.pod("codeen")) == after["1:1001"].sent_bytes
 
@@ -85,8 +85,8 @@ def test_the_nodes_own_traffic_and_that_of_nobodys_pods_is_counted_apart_and_rep
 def test_both_are_there_from_the_first_pass_on_with_their_shares_and_ceilings(lab: FolderLab) -> None:
     lab.remove_slice("codeen")
     lab.start()
-    shown = lab.classes()
-    assert {name: shown[name].ceil_bps for name in (ROOT, ROOT_EXEMPT, DEFAULT, DEFAULT_EXEMPT)} == {
+    observed = lab.classes()
+    assert {name: observed[name].ceil_bps for name in (ROOT, ROOT_EXEMPT, DEFAULT, DEFAULT_EXEMPT)} == {
         ROOT: 100 * M,
         ROOT_EXEMPT: 1000 * M,
         DEFAULT: 100 * M,
@@ -102,10 +102,10 @@ def test_neither_is_ever_capped_however_much_it_sends(lab: FolderLab) -> None:
     start(lab)
     for source in (lab.net.node, lab.pod("stranger")):
         send(lab, source, lab.net.sink.address, 400)
-    lab.net.send_udp(lab.pod("codeen"), lab.net.sink.address, 200)  # the last of them may wait for long
+    lab.net.send_udp(lab.pod("codeen"), lab.net.sink.address, 200)  # the last ones may be queued for long
     wait_until(lambda: (lab.ceil_bps("codeen") or 0) < M, "codeen is capped", seconds=15)
-    shown = lab.classes()
-    assert (shown[ROOT].ceil_bps, shown[DEFAULT].ceil_bps) == (100 * M, 100 * M)
+    observed = lab.classes()
+    assert (observed[ROOT].ceil_bps, observed[DEFAULT].ceil_bps) == (100 * M, 100 * M)
     wait_until(lambda: lab.events("BandwidthCapped"), "its event")
     (message,) = lab.events("BandwidthCapped")
     assert "codeen/codeen" in message

@@ -28,45 +28,45 @@ M = 1_000_000
 
 @dataclass
 class Node:
-    """A lab whose pods are slices 1, 2, ..., and what its tree is to be."""
+    """A lab whose pods are slices 1, 2, ..., and its desired tree."""
 
     lab: Topology
     shaper: HtbShaper
     classifier: NftClassifier
-    wanted: dict[int, ClassSpec]
+    desired: dict[int, ClassSpec]
 
     def set(self, minor: int, **limits: int) -> None:
         """Give a class other limits."""
-        self.apply(ChangeClass(replace(self.wanted[minor], **limits)))
+        self.apply(ChangeClass(replace(self.desired[minor], **limits)))
 
     def apply(self, change: TreeChange) -> None:
         """Carry out one change."""
         assert self.shaper.apply(UPLINK, [change], LINE_RATE_BPS) == []
 
     def sent(self, minor: int) -> int:
-        """A class's counter."""
+        """Return a class's counter."""
         return self.shaper.read(UPLINK).classes[minor].sent_bytes
 
     def drained(self, minor: int) -> int:
-        """A class's counter once nothing waits in it."""
+        """Wait until a class's queue is empty. Returns its counter."""
         wait_until(lambda: self.shaper.read(UPLINK).classes[minor].backlog_bytes == 0, f"{minor:x} has drained", 30)
         return self.sent(minor)
 
 
 def build(lab: Topology, shaper: HtbShaper, classifier: NftClassifier) -> Node:
-    wanted = tree(range(1, len(lab.pods) + 1))
-    assert shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS) == []
+    desired = tree(range(1, len(lab.pods) + 1))
+    assert shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS) == []
     slices = {address: number for number, pod in enumerate(lab.pods, 1) for address in (pod.address, pod.address6)}
     classifier.apply(ReplaceTable(NftTable(slices, frozenset(lab.sink.exempt_networks))))
-    return Node(lab, shaper, classifier, wanted)
+    return Node(lab, shaper, classifier, desired)
 
 
 def add_slice(node: Node, slice_id: int) -> None:
     """One more pod, in a slice of its own."""
     pod = node.lab.add_pod()
     minor = 0x1000 | slice_id
-    node.wanted[minor] = replace(node.wanted[0x1001], minor=minor, leaf_major=minor)
-    node.apply(CreateClass(node.wanted[minor]))
+    node.desired[minor] = replace(node.desired[0x1001], minor=minor, leaf_major=minor)
+    node.apply(CreateClass(node.desired[minor]))
     node.classifier.apply(UpdateTable(add=((pod.address, slice_id),)))
 
 
@@ -112,7 +112,7 @@ def test_a_change_holds_at_once_while_traffic_flows(node: Node) -> None:
 
 
 def rates_of_all_sending(node: Node, senders: dict[int, Namespace]) -> list[float]:
-    """Let all send three times what there is; what each class gets of it over some seconds, in Mbit/s."""
+    """Let all send three times the available rate. Returns each class's rate over some seconds, in Mbit/s."""
     lab = node.lab
     flows = [lab.start_udp(sender, lab.sink.address, 60, 30 * M) for sender in senders.values()]
     for minor in senders:
@@ -167,26 +167,26 @@ def test_what_a_change_drops_was_never_counted(exact_node: Node) -> None:
     exact_node.set(0x1001, ceil_bps=8)
     lab.send_udp(pod, to, 20)
     wait_until(lambda: exact_node.shaper.read(UPLINK).classes[0x1001].backlog_bytes > 10_000, "packets wait")
-    exact_node.apply(ResetTokens(exact_node.wanted[0x1001]))
+    exact_node.apply(ResetTokens(exact_node.desired[0x1001]))
     lab.send_udp(pod, to, 20)
     counted = exact_node.drained(0x1001)
     wait_until(lambda: lab.sink.meter(pod.address, to).packets >= 21, "the later packets have arrived")
     assert lab.sink.meter(pod.address, to).wire_bytes == counted
 
 
-def test_counters_go_on_behind_32_bits(node: Node) -> None:
+def test_counters_continue_beyond_32_bits(node: Node) -> None:
     lab = node.lab
     flow = lab.traffic(lab.pod(0), lab.sink.address, 120)
     last = 0
     deadline = time.monotonic() + 120
     while last <= 1 << 32 and time.monotonic() < deadline:
-        seen = node.sent(0x1001)
-        assert seen >= last
-        last = seen
+        sent = node.sent(0x1001)
+        assert sent >= last
+        last = sent
     flow.stop()
     assert last > 1 << 32
     assert node.drained(0x1001) >= last
-    # The sink's device counts the headers of a bundle once, HTB those of each packet in it, as they go on a wire.
+    # The sink's device counts the headers of a bundle once; HTB counts those of each packet in it, as on a wire.
     assert 0.9 * last < lab.sink.received_bytes(UPLINK)
 
 
@@ -205,7 +205,7 @@ def time_until_it_sends_again(node: Node, change: TreeChange, limit_s: float) ->
 
 
 def test_a_class_whose_tokens_are_reset_sends_at_once(exact_node: Node) -> None:
-    change = ResetTokens(replace(exact_node.wanted[0x1001], ceil_bps=10 * M))
+    change = ResetTokens(replace(exact_node.desired[0x1001], ceil_bps=10 * M))
     before = exact_node.sent(0x1001)
     assert time_until_it_sends_again(exact_node, change, 5) < 0.5
     assert exact_node.sent(0x1001) > before
@@ -213,6 +213,6 @@ def test_a_class_whose_tokens_are_reset_sends_at_once(exact_node: Node) -> None:
 
 
 def test_a_class_that_is_only_changed_stays_silent(exact_node: Node) -> None:
-    """Why there is ResetTokens: up to 60 s, of which this test waits for three."""
-    change = ChangeClass(replace(exact_node.wanted[0x1001], ceil_bps=10 * M))
+    """Without ResetTokens the silence takes up to 60 s, of which this test waits three."""
+    change = ChangeClass(replace(exact_node.desired[0x1001], ceil_bps=10 * M))
     assert time_until_it_sends_again(exact_node, change, 3) > 3

@@ -1,4 +1,4 @@
-"""What only the real kernel can show of HtbShaper: whose root it is, cleanup, drift, scale."""
+"""HtbShaper where only the real kernel can test it: whose the root qdisc is, cleanup, drift, scale."""
 
 import re
 from collections.abc import Callable
@@ -28,7 +28,7 @@ OURS = "qdisc add dev wan0 root handle 1: htb default 1fff"
 
 @pytest.fixture
 def device(namespace: Namespace) -> Callable[[str], str]:
-    """Makes a device ``wan0`` whose default root qdisc is of this kind."""
+    """Make a device ``wan0`` whose default root qdisc is of this kind."""
 
     def make(kind: str) -> str:
         if kind == "noqueue":
@@ -47,8 +47,8 @@ def tc(namespace: Namespace, *lines: str) -> None:
     namespace.run("tc", "-batch", "-", text="".join(f"{line}\n" for line in lines))
 
 
-def shown(namespace: Namespace, device: str) -> tuple[str, str]:
-    """How classes and qdiscs are set up; how many packets neighbour discovery has sent meanwhile is not that."""
+def listing(namespace: Namespace, device: str) -> tuple[str, str]:
+    """Return how classes and qdiscs are set up, without figures, which neighbor discovery changes."""
     classes, qdiscs = (namespace.run("tc", what, "show", "dev", device) for what in ("class", "qdisc"))
     return classes, re.sub(r"direct_packets_stat \d+ ", "", qdiscs)
 
@@ -59,13 +59,13 @@ def test_what_the_kernel_put_there_is_default_and_comes_back(
 ) -> None:
     wan = device(kind)
     before = namespace.run("tc", "qdisc", "show", "dev", wan)
-    seen = shaper.read(wan)
-    assert (seen.root, seen.root_kind) == (RootQdisc.DEFAULT, kind)
+    observed = shaper.read(wan)
+    assert (observed.root, observed.root_kind) == (RootQdisc.DEFAULT, kind)
     assert shaper.apply(wan, creation(tree()), LINE_RATE_BPS) == []
     assert shaper.read(wan).root is RootQdisc.OURS
     assert shaper.apply(wan, [RemoveRoot()], LINE_RATE_BPS) == []
     assert namespace.run("tc", "qdisc", "show", "dev", wan) == before
-    assert shaper.read(wan) == seen
+    assert shaper.read(wan) == observed
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,14 @@ def test_what_somebody_put_there_is_foreign_and_never_touched(
 ) -> None:
     wan = device("noqueue")
     tc(namespace, *lines)
-    seen = shaper.read(wan)
-    assert (seen.root, seen.root_kind, seen.classes) == (
+    observed = shaper.read(wan)
+    assert (observed.root, observed.root_kind, observed.classes) == (
         RootQdisc.FOREIGN,
         lines[0].split("root ")[1].split()[2 if "handle" in lines[0] else 0],
         {},
     )
-    assert plan_tree(tree(), seen, ()) == ()
-    assert plan_tree(None, seen, ()) == ()
+    assert plan_tree(tree(), observed, ()) == ()
+    assert plan_tree(None, observed, ()) == ()
 
 
 def test_nothing_is_changed_under_a_root_without_our_marks(
@@ -107,30 +107,30 @@ def test_nothing_is_changed_under_a_root_without_our_marks(
 ) -> None:
     wan = device("noqueue")
     tc(namespace, "qdisc add dev wan0 root handle 1: htb default 10")
-    before = shown(namespace, wan)
+    before = listing(namespace, wan)
     changes = [*creation(tree()), RemoveRoot()]
     failed = shaper.apply(wan, changes, LINE_RATE_BPS)
     assert [one.change for one in failed] == changes
     assert failed[1].reason == failed[-1].reason == "the root qdisc of wan0 is not ours: htb 1:"
-    assert shown(namespace, wan) == before
+    assert listing(namespace, wan) == before
 
 
 def test_a_tree_is_ours_however_its_making_was_interrupted(device: Callable[[str], str], shaper: HtbShaper) -> None:
     wan = device("noqueue")
-    wanted = tree()
-    for change in creation(wanted):
+    desired = tree()
+    for change in creation(desired):
         assert shaper.apply(wan, [change], LINE_RATE_BPS) == []
-        seen = shaper.read(wan)
-        assert seen.root is RootQdisc.OURS
-        assert not any(isinstance(left, CreateRoot) for left in plan_tree(wanted, seen, ()))
+        observed = shaper.read(wan)
+        assert observed.root is RootQdisc.OURS
+        assert not any(isinstance(left, CreateRoot) for left in plan_tree(desired, observed, ()))
 
 
 def test_strays_in_our_tree_are_drift_and_are_planned_away(
     namespace: Namespace, device: Callable[[str], str], shaper: HtbShaper
 ) -> None:
     wan = device("noqueue")
-    wanted = tree()
-    shaper.apply(wan, creation(wanted), LINE_RATE_BPS)
+    desired = tree()
+    shaper.apply(wan, creation(desired), LINE_RATE_BPS)
     tc(
         namespace,
         "class add dev wan0 parent 1: classid 1:30 htb rate 1mbit",
@@ -139,35 +139,35 @@ def test_strays_in_our_tree_are_drift_and_are_planned_away(
         "class del dev wan0 classid 1:2002",
         "qdisc replace dev wan0 parent 1:1002 handle 77: pfifo limit 10",
     )
-    seen = shaper.read(wan)
-    changes = plan_tree(wanted, seen, quiet={0x30, 0x1005})
+    observed = shaper.read(wan)
+    changes = plan_tree(desired, observed, quiet={0x30, 0x1005})
     assert set(changes) == {
         DeleteClass(0x30),
         DeleteClass(0x1005),
-        ChangeClass(wanted[0x1001]),
-        CreateClass(wanted[0x2002]),
+        ChangeClass(desired[0x1001]),
+        CreateClass(desired[0x2002]),
         ReplaceLeafQdisc(0x1002, 0x1002),
     }
     assert shaper.apply(wan, changes, LINE_RATE_BPS) == []
-    assert plan_tree(wanted, shaper.read(wan), ()) == ()
+    assert plan_tree(desired, shaper.read(wan), ()) == ()
 
 
 def test_every_leaf_has_a_queue_of_its_own_with_a_limit(lab: Topology, shaper: HtbShaper) -> None:
     assert shaper.apply(UPLINK, creation(tree()), LINE_RATE_BPS) == []
-    shown = lab.node.run("tc", "qdisc", "show", "dev", UPLINK)
-    leaves = re.findall(r"qdisc (\S+) (\w+): parent 1:(\w+) .*?limit (\d+)p", shown)
+    qdiscs = lab.node.run("tc", "qdisc", "show", "dev", UPLINK)
+    leaves = re.findall(r"qdisc (\S+) (\w+): parent 1:(\w+) .*?limit (\d+)p", qdiscs)
     assert {(major, minor) for _, major, minor, _ in leaves} == {
         (f"{leaf(kind, number):x}",) * 2 for kind in (STANDARD, EXEMPT) for number in (0, 1, 2, 0xFFF)
     }
     assert {(kind, limit) for kind, _, _, limit in leaves} <= {("fq_codel", "1000"), ("pfifo", "256")}
     assert len({kind for kind, *_ in leaves}) == 1
-    assert "direct_qlen 1000" in shown
+    assert "direct_qlen 1000" in qdiscs
 
 
 def test_one_bad_change_is_reported_alone_and_the_others_hold(lab: Topology, shaper: HtbShaper) -> None:
-    wanted = tree(range(1, 301))
-    assert shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS) == []
-    slower = [ClassSpec(m, s.parent, 8, 5_000_000, 3200, m) for m, s in wanted.items() if 0x1001 <= m <= 0x112C]
+    desired = tree(range(1, 301))
+    assert shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS) == []
+    slower = [ClassSpec(m, s.parent, 8, 5_000_000, 3200, m) for m, s in desired.items() if 0x1001 <= m <= 0x112C]
     gone = ClassSpec(0x1500, 0x10, 8, 5_000_000, 1600, 0x1500)
     orphan = ClassSpec(0x1501, 0x10, 0, 8, 1600, 0x1501)
     changes = [ChangeClass(spec) for spec in slower]
@@ -176,23 +176,23 @@ def test_one_bad_change_is_reported_alone_and_the_others_hold(lab: Topology, sha
     assert [one.change for one in failed] == [ChangeClass(gone), CreateClass(orphan)]
     assert failed[0].reason == "there is no class 1:1500 (No such file or directory (ENOENT))"
     assert failed[1].reason.endswith("(EINVAL)")
-    seen = shaper.read(UPLINK).classes
-    assert {seen[spec.minor].ceil_bps for spec in slower} == {5_000_000}
-    assert {seen[spec.minor].quantum_bytes for spec in slower} == {3200}
-    assert 0x1500 not in seen
+    observed = shaper.read(UPLINK).classes
+    assert {observed[spec.minor].ceil_bps for spec in slower} == {5_000_000}
+    assert {observed[spec.minor].quantum_bytes for spec in slower} == {3200}
+    assert 0x1500 not in observed
 
 
 def test_a_full_node_is_made_read_changed_and_removed(lab: Topology, shaper: HtbShaper) -> None:
-    wanted = tree(range(FIRST_ID, LAST_ID + 1))
-    assert len(wanted) == 3 + 2 * 4096
-    assert shaper.apply(UPLINK, creation(wanted), LINE_RATE_BPS) == []
-    seen = shaper.read(UPLINK)
-    assert plan_tree(wanted, seen, ()) == ()
-    assert all(seen.classes[minor].leaf_major == spec.leaf_major for minor, spec in wanted.items())
-    assert {minor: one.parent for minor, one in seen.classes.items()} == {m: s.parent for m, s in wanted.items()}
+    desired = tree(range(FIRST_ID, LAST_ID + 1))
+    assert len(desired) == 3 + 2 * 4096
+    assert shaper.apply(UPLINK, creation(desired), LINE_RATE_BPS) == []
+    observed = shaper.read(UPLINK)
+    assert plan_tree(desired, observed, ()) == ()
+    assert all(observed.classes[minor].leaf_major == spec.leaf_major for minor, spec in desired.items())
+    assert {minor: one.parent for minor, one in observed.classes.items()} == {m: s.parent for m, s in desired.items()}
     slower = {
         minor: ClassSpec(minor, spec.parent, spec.rate_bps, 8_000_000 + 8 * minor, spec.quantum_bytes, spec.leaf_major)
-        for minor, spec in wanted.items()
+        for minor, spec in desired.items()
         if spec.leaf_major
     }
     assert shaper.apply(UPLINK, [ChangeClass(spec) for spec in slower.values()], LINE_RATE_BPS) == []

@@ -1,4 +1,4 @@
-"""How the agent starts where something is missing: one line that says what to do, and a retry where waiting helps."""
+"""How the agent starts if something is missing: one line that says what to do, and a retry if waiting helps."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from tests.support.topology import Namespace, Topology, wait_until
 
 
 def refused(*arguments: str, prefix: tuple[str, ...] = ()) -> str:
-    """Run the agent where it cannot start; its one line of complaint."""
+    """Run an agent that cannot start. Returns its one line on stderr."""
     done = subprocess.run(
         [*prefix, *SLICEBW, "agent", "--node", "n", "--log-level", "error", *arguments],
         check=False,

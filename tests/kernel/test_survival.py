@@ -1,4 +1,4 @@
-"""The agent may die, its disk may fill, its ledger may rot, the node may reboot: limits hold, and usage goes on."""
+"""Limits hold and usage continues through a killed agent, a full disk, a damaged ledger, and a reboot."""
 
 import json
 import random
@@ -25,7 +25,7 @@ PERIOD_S = 600
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[FolderLab]:
-    """Codeen may send 2 MB, of which 1 MB goes by unslowed; coral is far from any threshold."""
+    """Codeen has a budget of 2 MB and is slowed after 1 MB; coral stays far from its threshold."""
     with folder_lab(tmp_path, "codeen", "coral", cap="200M") as lab:
         standard = {"maxRate": "50M", "budget": "2M", "threshold": "50%"}
         lab.write_slice("codeen", period=f"{PERIOD_S}s", standard=standard)
@@ -36,7 +36,7 @@ def lab(tmp_path: Path) -> Iterator[FolderLab]:
 
 
 def cap_codeen(lab: FolderLab) -> SliceAccount:
-    """Send codeen over its threshold; its account once it is capped and everything is counted."""
+    """Send until codeen is over its threshold. Returns its account once it is capped and all bytes are counted."""
     lab.send("codeen", 1000)
     wait_until(lambda: lab.events("BandwidthCapped"), "codeen is capped")
     lab.until_counted("codeen")
@@ -52,12 +52,12 @@ def account(lab: FolderLab, name: str = "codeen") -> SliceAccount:
 
 
 def capped(lab: FolderLab) -> bool:
-    """Whether the kernel holds codeen to what is left: under 1 MB over ten minutes."""
+    """Tell whether the kernel limits codeen to the rest of its budget: under 1 MB over ten minutes."""
     return (lab.ceil_bps("codeen") or 50 * M) < 20_000
 
 
 def assert_same(lab: FolderLab, before: SliceAccount) -> None:
-    """Same class, same period, nothing forgotten, and nobody told twice."""
+    """Check that class and period are the same, that no usage is lost, and that there is still one Event."""
     now = account(lab)
     assert now.slice_id == before.slice_id
     assert now.period_start_s == before.period_start_s
@@ -67,12 +67,12 @@ def assert_same(lab: FolderLab, before: SliceAccount) -> None:
 
 @contextmanager
 def monitored(lab: FolderLab) -> Iterator[Callable[[], str]]:
-    """What ``tc monitor`` sees of others' changes while it runs."""
+    """Run ``tc monitor``. Gives a function that returns what it has printed."""
     file = lab.folder / "monitor"
     with file.open("wb") as output:
         monitor = subprocess.Popen(lab.net.node.command("stdbuf", "-oL", "tc", "monitor"), stdout=output)
         try:
-            # It listens once it shows what we do; lo is nobody's business.
+            # It listens once it prints our own change; the agent does not care about lo.
             wait_until(lambda: _touched(lab, file), "tc monitor listens")
             yield file.read_text
         finally:
@@ -91,18 +91,18 @@ def test_an_agent_killed_again_and_again_disturbs_nobody_and_loses_nothing(lab: 
     draw = random.Random(seed)
     before = cap_codeen(lab)
     coral = lab.slice_id("coral")
-    shown = lab.classes()[coral]
+    at_first = lab.classes()[coral]
     rates_mbps = []
     with (
-        monitored(lab) as seen,
+        monitored(lab) as changes,
         Sender(lab.pod("coral"), lab.net.sink.address, 12 * M),
         Sender(lab.pod("codeen"), lab.net.sink.address, 100_000),
     ):
-        wait_until(lambda: lab.classes()[coral].sent_bytes > shown.sent_bytes + M, "coral sends all it may")
+        wait_until(lambda: lab.classes()[coral].sent_bytes > at_first.sent_bytes + M, "coral sends all it may")
         for _ in range(KILLS):
             lab.kill()
             before_kill = lab.counters()
-            # An agent needs about 0.6 s to its first pass: some die before it, some in it, some after it.
+            # An agent needs about 0.6 s until its first pass: some die before it, some during it, some after it.
             lab.start_unready()
             lifetime_s = draw.uniform(0.3, 1.1)
             dies_s = before_kill.at_s + lifetime_s
@@ -111,9 +111,9 @@ def test_an_agent_killed_again_and_again_disturbs_nobody_and_loses_nothing(lab: 
     lab.kill()
     print(f"seed {seed}: coral sent {' '.join(f'{rate:.2f}' for rate in rates_mbps)} Mbit/s while agents died")
     assert rates_mbps == [pytest.approx(8, rel=0.05)] * KILLS
-    # Nobody has touched a class or a leaf qdisc; what there was were changes of codeen's cap. (That somebody has read
-    # the root qdisc is announced, too.)
-    touched = [line for line in seen().splitlines() if "dev lo" not in line and " root refcnt " not in line]
+    # Only codeen's cap was changed, no other class and no leaf qdisc. (Reading the root qdisc causes a notification
+    # too.)
+    touched = [line for line in changes().splitlines() if "dev lo" not in line and " root refcnt " not in line]
     assert not [line for line in touched if not line.startswith("class htb 1:1001 ")]
     lab.start()
     lab.until_counted("coral")
@@ -122,7 +122,7 @@ def test_an_agent_killed_again_and_again_disturbs_nobody_and_loses_nothing(lab: 
 
 
 def test_with_a_full_disk_passes_go_on_in_memory(lab: FolderLab) -> None:
-    """What destroys nothing is done at once; what destroys a counter waits until that is on disk."""
+    """Changes that destroy nothing are made at once; one that destroys a counter waits until that is on disk."""
     lab.kill()
     lab.state.rename(lab.folder / "kept")
     lab.state.mkdir()
@@ -144,7 +144,7 @@ def test_with_a_full_disk_passes_go_on_in_memory(lab: FolderLab) -> None:
 
 def test_with_a_disk_that_turned_read_only_passes_go_on_in_memory(lab: FolderLab) -> None:
     state = str(lab.state)
-    # Over the folder that the agent has its lock in: a bind mount can be read-only while that is open.
+    # A bind mount over the agent's folder can be made read-only while the lock in it is open.
     subprocess.run(["mount", "--bind", state, state], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", state], check=True)
@@ -155,7 +155,7 @@ def test_with_a_disk_that_turned_read_only_passes_go_on_in_memory(lab: FolderLab
 
 
 def assert_served_unsaved(lab: FolderLab, reason: str) -> None:
-    """Limits change, caps come, usage is reported, the folder's ledger stands still, and the log says why."""
+    """Check that limits, caps and reports go on, while the ledger on disk stays as it is and the log says why."""
     ledger = (lab.state / "ledger").read_bytes()
     lab.write_slice("coral", standard={"maxRate": "9M"})
     wait_until(lambda: lab.ceil_bps("coral") == 9 * M, "coral has its new rate")
@@ -176,7 +176,7 @@ def assert_served_unsaved(lab: FolderLab, reason: str) -> None:
 
 
 def assert_saved_again(lab: FolderLab) -> None:
-    """Everything is on disk soon, and the class that waited for it goes."""
+    """Check that the ledger is soon on disk, and that the class that waited for that is deleted."""
     lab.until_counted("codeen")
     wait_until(lambda: not account(lab, "coral").live, "coral's leaving is saved")
     wait_until(lambda: "1:1002" not in lab.classes(), "its class goes")
@@ -260,8 +260,8 @@ def test_a_slice_deleted_while_its_packets_wait_is_charged_for_each_that_still_l
     wait_until(lambda: lab.ceil_bps("codeen") == 20_000, "codeen is slow")
     text = (lab.manifests / "codeen.yaml").read_text()
     codeen = lab.pod("codeen")
-    # What leaves while its class goes is codeen's, what comes after that is default's; none is nobody's. ARP and the
-    # like, which are default's too, are what the sink has received of nobody we know.
+    # A packet that leaves while its class is deleted is charged to codeen, a later one to default, and none is lost.
+    # Default also has ARP and the like: these are the bytes that the sink has received from others than codeen.
     before = lab.classes()["1:1fff"].sent_bytes - others_bytes(lab)
     with Sender(codeen, lab.net.sink.address, 200_000, sizes=(600, 600)):
         for _ in range(10):
@@ -280,7 +280,7 @@ def test_a_slice_deleted_while_its_packets_wait_is_charged_for_each_that_still_l
 
 
 def others_bytes(lab: FolderLab) -> int:
-    """What the sink has received of others than codeen's pod."""
+    """Return the bytes that the sink has received from others than codeen's pod."""
     return lab.net.sink.received_bytes(UPLINK) - lab.arrived_bytes(lab.pod("codeen"))
 
 
@@ -308,8 +308,8 @@ def test_an_address_that_passes_to_another_slices_pod_is_charged_to_that_one_fro
             begin = sent(classes[name])
             wait_until(lambda name=name, begin=begin: sent(classes[name]) > begin + 20_000, "packets are charged")  # type: ignore[misc]
             assert sent(classes[other]) == at_the_event
-    # And at no time to nobody: all that arrived went through the two classes, for the table changes in one transaction.
-    # (What default counts is no measure: it also carries what is not IP, such as ARP.)
+    # Every packet went through one of the two classes, because the table changes in one transaction. (The counter of
+    # default cannot show that: it also counts what is not IP, such as ARP.)
     wait_until(lambda: sum(map(sent, classes.values())) == lab.arrived_bytes(codeen), "nothing is under way")
     wait_until(
         lambda: sum(account(lab, name).standard.used_bytes for name in classes) == lab.arrived_bytes(codeen),

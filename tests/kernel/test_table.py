@@ -11,12 +11,12 @@ from slicebw.kernel import nft
 from slicebw.kernel.nft import NftClassifier
 from tests.support.topology import Namespace
 
-WANTED = NftTable({"10.0.0.1": 1, "10.0.0.2": 2, "fd00::1": 1}, frozenset({"192.0.2.0/24"}))
+DESIRED = NftTable({"10.0.0.1": 1, "10.0.0.2": 2, "fd00::1": 1}, frozenset({"192.0.2.0/24"}))
 TABLE = "inet slicebw"
 
 
 def first_handle(namespace: Namespace, words: str) -> str:
-    """The handle of the first rule that has these words."""
+    """Return the handle of the first rule that has these words."""
     listing = namespace.run("nft", "-a", "list", "table", "inet", "slicebw")
     (line, *_) = [line for line in listing.splitlines() if words in line]
     return line.rpartition("# handle ")[2]
@@ -49,25 +49,25 @@ TAMPERINGS = {
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)
-def test_tampering_is_seen_and_the_table_is_written_anew(
+def test_tampering_is_noticed_and_the_table_is_written_anew(
     namespace: Namespace, classifier: NftClassifier, tampering: str
 ) -> None:
-    classifier.apply(ReplaceTable(WANTED))
-    assert classifier.read() == WANTED
+    classifier.apply(ReplaceTable(DESIRED))
+    assert classifier.read() == DESIRED
     handle = first_handle(namespace, "iif 0")
     lines = [line.replace("{TABLE}", TABLE).replace("{handle}", handle) for line in TAMPERINGS[tampering]]
     namespace.run("nft", "-f", "-", text="\n".join(lines))
-    seen = classifier.read()
-    assert (seen.present, seen.intact) == (True, False)
-    change = plan_table(WANTED, seen)
-    assert change == ReplaceTable(WANTED)
+    observed = classifier.read()
+    assert (observed.present, observed.intact) == (True, False)
+    change = plan_table(DESIRED, observed)
+    assert change == ReplaceTable(DESIRED)
     classifier.apply(change)
-    assert classifier.read() == WANTED
+    assert classifier.read() == DESIRED
 
 
 @pytest.mark.parametrize("command", ["delete table inet slicebw", "flush ruleset"])
-def test_a_deleted_table_is_seen(namespace: Namespace, classifier: NftClassifier, command: str) -> None:
-    classifier.apply(ReplaceTable(WANTED))
+def test_a_deleted_table_is_noticed(namespace: Namespace, classifier: NftClassifier, command: str) -> None:
+    classifier.apply(ReplaceTable(DESIRED))
     assert classifier.read().present
     namespace.run("nft", command)
     assert classifier.read() == NftTable(intact=False, present=False)
@@ -78,33 +78,33 @@ def test_other_tables_and_other_elements_are_not_tampering(
     namespace: Namespace, classifier: NftClassifier, command: str
 ) -> None:
     namespace.run("nft", "-f", "-", text="table ip other { set places { type ipv4_addr; }\n }")
-    classifier.apply(ReplaceTable(WANTED))
+    classifier.apply(ReplaceTable(DESIRED))
     if "flush" in command:
         namespace.run("nft", "flush map inet slicebw standard4; flush map inet slicebw exempt4")
         assert classifier.read().slice_id_by_address == {"fd00::1": 1}
     else:
         namespace.run("nft", command)
-        assert classifier.read() == WANTED
+        assert classifier.read() == DESIRED
     assert classifier.read().intact
 
 
 def test_a_new_agent_knows_the_table_of_the_one_before(namespace: Namespace, classifier: NftClassifier) -> None:
-    classifier.apply(ReplaceTable(WANTED))
+    classifier.apply(ReplaceTable(DESIRED))
     successor = NftClassifier()
-    assert successor.read() == WANTED
+    assert successor.read() == DESIRED
     successor.close()
 
 
-def test_with_an_unknown_nft_the_table_is_learnt_when_it_is_written(
+def test_with_an_unknown_nft_the_table_is_learned_when_it_is_written(
     namespace: Namespace, classifier: NftClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nft, "_KNOWN_FINGERPRINTS", frozenset())
-    classifier.apply(ReplaceTable(WANTED))
-    assert classifier.read() == WANTED
+    classifier.apply(ReplaceTable(DESIRED))
+    assert classifier.read() == DESIRED
     successor = NftClassifier()
     assert not successor.read().intact
-    successor.apply(ReplaceTable(WANTED))
-    assert successor.read() == WANTED
+    successor.apply(ReplaceTable(DESIRED))
+    assert successor.read() == DESIRED
     namespace.run("nft", "insert rule inet slicebw exempt counter")
     assert not successor.read().intact
     successor.close()
@@ -113,21 +113,21 @@ def test_with_an_unknown_nft_the_table_is_learnt_when_it_is_written(
 def test_nothing_is_listed_again_while_nobody_commits(
     namespace: Namespace, classifier: NftClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier.apply(ReplaceTable(WANTED))
-    assert classifier.read() == WANTED
+    classifier.apply(ReplaceTable(DESIRED))
+    assert classifier.read() == DESIRED
     with monkeypatch.context() as no_programs:
         no_programs.setenv("PATH", "/nowhere")
-        assert classifier.read() == WANTED
+        assert classifier.read() == DESIRED
     namespace.run("nft", "add table ip other")
     with monkeypatch.context() as no_programs:
         no_programs.setenv("PATH", "/nowhere")
         with pytest.raises(KernelError, match=r"^there is no nft program: apt install nftables$"):
             classifier.read()
-    assert classifier.read() == WANTED
+    assert classifier.read() == DESIRED
 
 
 def test_what_nft_complains_of_is_one_line(namespace: Namespace, classifier: NftClassifier) -> None:
-    classifier.apply(ReplaceTable(WANTED))
+    classifier.apply(ReplaceTable(DESIRED))
     with pytest.raises(KernelError) as caught:
         classifier.apply(UpdateTable(remove=("10.0.0.77",)))
     assert str(caught.value).startswith("nft -f -: ")
@@ -142,9 +142,9 @@ def test_what_nft_complains_of_is_one_line(namespace: Namespace, classifier: Nft
 def test_eight_thousand_addresses_are_written_changed_and_read(namespace: Namespace, classifier: NftClassifier) -> None:
     slices = {f"10.{n // 250}.0.{n % 250}": n % 4094 + 1 for n in range(4000)}
     slices |= {f"fd00::{n:x}": n % 4094 + 1 for n in range(1, 4001)}
-    wanted = NftTable(slices, frozenset({"192.0.2.0/24"}))
-    classifier.apply(ReplaceTable(wanted))
-    assert classifier.read() == wanted
+    desired = NftTable(slices, frozenset({"192.0.2.0/24"}))
+    classifier.apply(ReplaceTable(desired))
+    assert classifier.read() == desired
     moved = NftTable({address: number % 4094 + 1 for address, number in slices.items()})
     change = plan_table(moved, classifier.read())
     assert isinstance(change, UpdateTable)
@@ -154,11 +154,11 @@ def test_eight_thousand_addresses_are_written_changed_and_read(namespace: Namesp
 
 def test_the_table_stays_when_the_classifier_goes(namespace: Namespace) -> None:
     classifier = NftClassifier()
-    classifier.apply(ReplaceTable(WANTED))
+    classifier.apply(ReplaceTable(DESIRED))
     classifier.close()
     assert "map standard4" in namespace.run("nft", "list", "ruleset")
 
 
 def test_the_rendered_table_is_the_golden_one() -> None:
     golden = Path(__file__).parent / "golden" / "table.nft"
-    assert nft.render(WANTED) == golden.read_text()
+    assert nft.render(DESIRED) == golden.read_text()

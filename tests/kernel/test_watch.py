@@ -1,4 +1,7 @@
-"""Somebody else's changes wake us; our own do not. Notifications come in order, so a later one ends the waiting."""
+"""Changes by other programs wake the agent, its own do not.
+
+Notifications come in order. So a test that expects no wake-up then causes one by another program, and expects one only.
+"""
 
 import threading
 from collections.abc import Callable
@@ -13,19 +16,19 @@ from tests.support.trees import LINE_RATE_BPS, creation, tree
 
 
 class Wakes:
-    """Stats how often it was called, and from where."""
+    """Counts how often it was called, and from which threads."""
 
     def __init__(self) -> None:
         self.count = 0
         self.threads: set[str] = set()
 
     def __call__(self) -> None:
-        """Be woken."""
+        """Count one wake-up."""
         self.threads.add(threading.current_thread().name)
         self.count += 1
 
     def only_when(self, disturb: Callable[[], object]) -> None:
-        """Let somebody cause one notification: it is the first to wake us, everything before it was passed over."""
+        """Cause one notification. Check that it is the first to wake us, so that all earlier ones were ignored."""
         disturb()
         wait_until(lambda: self.count > 0, "we are woken", 1)
         assert self.count == 1
@@ -45,7 +48,7 @@ def watching(lab: Topology, shaper: HtbShaper, wakes: Wakes) -> HtbShaper:
 
 
 def disturbance(lab: Topology) -> Callable[[], object]:
-    """One change by somebody else, which makes one notification."""
+    """Return a change by another program that causes one notification."""
     line = f"class change dev {UPLINK} parent 1:10 classid 1:1001 htb rate 8bit ceil 5mbit quantum 1600\n"
     return lambda: lab.node.run("tc", "-batch", "-", text=line)
 
@@ -110,7 +113,7 @@ def test_lost_notifications_wake_us(lab: Topology, shaper: HtbShaper, wakes: Wak
     shaper.read(UPLINK)
     disturbance(lab)()
     wait_until(lambda: wakes.count == 1, "we are woken", 1)
-    # Our own changes, which wake nobody, until 8 MiB of socket buffer are full: nobody reads meanwhile.
+    # Make our own changes, which do not wake us, until the socket buffer of 8 MiB is full: nothing reads it meanwhile.
     changes = [ChangeClass(spec) for spec in tree().values()] * 100
     for _ in range(20):
         assert shaper.apply(UPLINK, changes, LINE_RATE_BPS) == []

@@ -232,11 +232,11 @@ class FakeClassifier:
         self._cache.stop()
         self._wake = None
 
-    def spoil(self, *, heard: bool = False) -> None:
-        """Add a foreign rule to the table, as another program might. ``heard``: with a notification."""
+    def spoil(self, *, notified: bool = False) -> None:
+        """Add a foreign rule to the table, as another program might. ``notified``: with a notification."""
         if self.table is not None:
             self.table = replace(self.table, intact=False)
-        if heard and self._wake is not None:
+        if notified and self._wake is not None:
             self._cache.invalidate()
             self._wake()
 

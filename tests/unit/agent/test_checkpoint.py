@@ -13,7 +13,7 @@ from tests.unit.core.builders import M, Node, at, pod, spec
 
 
 def lived_in() -> Node:
-    """A node with a capped slice, an event owed, and another slice that is gone."""
+    """Return a node with a capped slice, a pending Event, and another slice that was removed."""
     exempt = ("10.9.0.0/16",)
     node = Node(
         spec(),
@@ -102,7 +102,9 @@ def test_a_second_damaged_file_does_not_overwrite_the_first_one_set_aside(tmp_pa
 def test_a_failed_save_leaves_no_part_of_a_file_on_a_full_disk(tmp_path: Path) -> None:
     store, node = FileStore(tmp_path), lived_in()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # to the writer this is what a full disk is
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100, before[1])
+    )  # the writer gets an error in mid-file, as on a full disk
     try:
         with pytest.raises(SaveError, match=r"cannot write .*/ledger: File too large"):
             store.save_ledger(node.ledger)
@@ -114,7 +116,7 @@ def test_a_failed_save_leaves_no_part_of_a_file_on_a_full_disk(tmp_path: Path) -
 def test_a_failed_save_says_so_and_leaves_the_last_good_file(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     store.save_ledger(Ledger(last_slice_id=3))
-    (tmp_path / "ledger.tmp").mkdir()  # what a full or read-only disk does, also for root
+    (tmp_path / "ledger.tmp").mkdir()  # makes every save fail, as a full or read-only disk does
     with pytest.raises(SaveError, match=r"cannot write .*/ledger: "):
         store.save_ledger(Ledger(last_slice_id=4))
     ledger, _ = store.load_ledger()

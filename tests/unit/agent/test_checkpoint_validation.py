@@ -1,4 +1,4 @@
-"""A checkpoint with a right checksum and figures that cannot be."""
+"""Checkpoints with a correct checksum and impossible values."""
 
 import hashlib
 import json
@@ -85,7 +85,7 @@ def test_a_ledger_that_cannot_be_right_is_set_aside(tmp_path: Path, kind: str, s
 
 
 @pytest.mark.parametrize("address", ["fe80::1%eth0", "10.0.0.1 }\ndelete table inet other", "10.0.0.0/8", ""])
-def test_wishes_with_what_is_no_address_are_set_aside(tmp_path: Path, address: str) -> None:
+def test_a_desired_state_with_an_invalid_address_is_set_aside(tmp_path: Path, address: str) -> None:
     store = FileStore(tmp_path)
     store.save_desired_state(DesiredState(pods=(pod("ns/p", address),), synced=True))
     found, problem = store.load_desired_state()
@@ -95,7 +95,7 @@ def test_wishes_with_what_is_no_address_are_set_aside(tmp_path: Path, address: s
     assert "\n" not in problem
 
 
-def test_wishes_with_what_is_no_network_are_set_aside(tmp_path: Path) -> None:
+def test_a_desired_state_with_an_invalid_network_is_set_aside(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     store.save_desired_state(DesiredState(node=NodeSpec(exempt_destinations=("10.0.0.0/8", "10.0.0.1/8")), synced=True))
     found, problem = store.load_desired_state()
@@ -140,7 +140,7 @@ def test_what_cannot_be_read_is_set_aside_and_not_in_the_way_of_the_next_save(tm
     assert FileStore(tmp_path).load_ledger() == (Ledger(last_slice_id=3), None)
 
 
-def test_what_json_cannot_hold_is_a_failed_save(tmp_path: Path) -> None:
+def test_a_text_that_json_cannot_encode_is_a_failed_save(tmp_path: Path) -> None:
     whole = ledger()
     odd = with_account(whole, replace(whole.slices[KEY], uid="\ud800"))
     with pytest.raises(SaveError, match=r"cannot write .*/ledger: a text in it cannot be encoded"):

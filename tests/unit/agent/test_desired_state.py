@@ -23,7 +23,7 @@ WRONG_NODE = replace(GOOD, node=NodeSpec(wrong=("cap_bps",), errors=("spec.cap: 
 
 
 def machine(state: Source) -> DesiredStateMachine:
-    """A machine that was brought to this state; :data:`GOOD` holds in all but the first one."""
+    """Return a machine in this state. In all but the first state :data:`GOOD` holds."""
     made = DesiredStateMachine(GOOD if state is Source.LAST_SAVED else None)
     if state in (Source.LIVE, Source.LAST_GOOD):
         made.advance(GOOD, None)
@@ -84,7 +84,7 @@ def test_what_was_live_last_holds_when_the_feed_is_incomplete_again() -> None:
 
 @pytest.mark.parametrize("state", [Source.LAST_SAVED, Source.LIVE, Source.LAST_GOOD])
 @pytest.mark.parametrize("wrong", [WRONG_SLICE, WRONG_NODE])
-def test_in_place_of_what_is_wrong_holds_what_held_before(state: Source, wrong: DesiredState) -> None:
+def test_the_last_valid_value_holds_in_place_of_an_invalid_one(state: Source, wrong: DesiredState) -> None:
     held = machine(state).advance(wrong, None)
     assert held.slices[0].selector == GOOD.slices[0].selector
     assert held.slices[0].generation == wrong.slices[0].generation
@@ -92,7 +92,7 @@ def test_in_place_of_what_is_wrong_holds_what_held_before(state: Source, wrong: 
     assert held.node.errors == wrong.node.errors
 
 
-def test_what_was_never_right_stays_wrong() -> None:
+def test_a_value_that_was_never_valid_stays_invalid() -> None:
     made = machine(Source.NOTHING_KNOWN)
     assert made.advance(WRONG_SLICE, None) is WRONG_SLICE
     again = replace(WRONG_SLICE, pods=())
@@ -100,7 +100,7 @@ def test_what_was_never_right_stays_wrong() -> None:
     assert made.state is Source.LIVE
 
 
-def test_what_is_right_again_ends_what_held_before() -> None:
+def test_a_value_that_is_valid_again_replaces_the_last_valid_one() -> None:
     made = machine(Source.LAST_GOOD)
     right = replace(GOOD, node=NodeSpec())
     assert made.advance(right, None) is right
@@ -160,7 +160,7 @@ def test_where_something_is_wrong_what_holds_is_saved_not_what_is_listed() -> No
 
 
 def reports(world: World) -> Sequence[UsageReport]:
-    """What a node reports whose slice has sent 50 MB."""
+    """Return the report of a node whose slice has sent 50 MB."""
     world.run()
     world.shaper.send(0x1001, 50 * M)
     world.run()
@@ -205,7 +205,7 @@ def test_a_report_of_a_slice_that_only_this_pass_knows_is_kept(world: World) -> 
 
 
 def lose_ledger(world: World) -> None:
-    """A new agent, its ledger lost, that does not know yet what was reported."""
+    """Start a new agent whose ledger is lost, and that does not know the previous reports yet."""
     (world.folder / "ledger").write_bytes(b"\0" * 512)
     world.reporter.known = None
     world.reporter.usages.clear()
@@ -265,7 +265,7 @@ def test_where_nothing_was_reported_before_the_first_pass_reports(world: World) 
 def test_a_desired_state_that_could_not_be_saved_is_saved_on_a_later_pass(world: World) -> None:
     world.run()
     world.feed.now = OTHER
-    (world.folder / "wishes.tmp").mkdir()  # what a full or read-only disk does, also for root
+    (world.folder / "wishes.tmp").mkdir()  # makes every save fail, as a full or read-only disk does
     world.run()
     assert world.ceil_bps() == 5 * M, "the cap holds; nothing waits for the disk"
     assert FileStore(world.folder).load_desired_state()[0] != OTHER

@@ -25,7 +25,7 @@ Samples = dict[tuple[str, str], float]
 
 
 def parsed(text: str) -> Samples:
-    """Samples by name and the values of their labels, these in the order of the labels' names."""
+    """Return samples by name and label values; these are in the order of the labels' names."""
     return {
         (
             sample.name.removeprefix("slicebw_"),
@@ -37,7 +37,7 @@ def parsed(text: str) -> Samples:
 
 
 class Reports:
-    """Reports that wait."""
+    """The counts of a report queue."""
 
     waiting, writes = 3, 7
 
@@ -53,7 +53,7 @@ class Scraped(World):
         self.server.start()
 
     def scrape(self, accept: str = "") -> str:
-        """What a scraper gets."""
+        """Return the page that a scraper gets."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.server.port}/metrics", headers={"Accept": accept})
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - its scheme stands above
             self.content_type = answer.headers["Content-Type"]
@@ -61,11 +61,11 @@ class Scraped(World):
 
     @property
     def samples(self) -> Samples:
-        """What a scraper gets, parsed."""
+        """The page that a scraper gets, parsed."""
         return parsed(self.scrape())
 
     def sum_of(self, name: str) -> float:
-        """Over all labels."""
+        """Return the sum of a metric over all labels."""
         return sum(value for (found, _), value in self.samples.items() if found == name)
 
 
@@ -185,7 +185,7 @@ def test_changes_are_counted_by_kind_and_apart_where_they_failed(world: Scraped)
     assert world.sum_of("repairs_total") == 0
 
 
-def test_what_another_hand_did_is_a_repair(world: Scraped) -> None:
+def test_changes_that_undo_drift_are_counted_as_repairs(world: Scraped) -> None:
     world.run()
     device = world.shaper.devices["uplink0"]
     device.classes[STANDARD] = replace(device.classes[STANDARD], ceil_bps=99 * M)
@@ -201,7 +201,7 @@ def test_what_another_hand_did_is_a_repair(world: Scraped) -> None:
     assert world.samples["repairs_total", "create_class"] == 9
 
 
-def test_a_tree_that_turns_up_where_none_is_wanted_is_a_repair(world: Scraped) -> None:
+def test_removing_a_tree_that_is_not_desired_is_counted_as_a_repair(world: Scraped) -> None:
     world.feed.now = replace(world.feed.now, node=replace(world.feed.now.node, mode=Mode.DISABLED))
     world.run()
     world.shaper.devices["uplink0"].root = RootQdisc.OURS
@@ -209,7 +209,7 @@ def test_a_tree_that_turns_up_where_none_is_wanted_is_a_repair(world: Scraped) -
     assert world.samples["repairs_total", "remove_root"] == 1
 
 
-def test_what_was_wanted_otherwise_is_no_repair(world: Scraped) -> None:
+def test_changes_of_the_desired_state_are_not_counted_as_repairs(world: Scraped) -> None:
     world.run()
     node = world.feed.now.node
     world.shaper.send(STANDARD, 90 * M)
@@ -275,7 +275,7 @@ def test_scraping_while_passes_run_is_safe(world: Scraped) -> None:
         while not stop.is_set():
             try:
                 assert world.samples["passes_total", ""] >= 1
-            except Exception as error:  # noqa: BLE001 - whatever goes wrong there is to be seen here
+            except Exception as error:  # noqa: BLE001 - any error of the thread must fail the test
                 troubles.append(error)
 
     scrapers = [threading.Thread(target=scrape) for _ in range(2)]

@@ -17,7 +17,7 @@ DATA = Path(__file__).with_name("data")
 
 
 def load(folder: Path, name: str) -> tuple[Any, str | None]:
-    """What is in one of the old files."""
+    """Load one of the old files."""
     shutil.copy(DATA / name, folder / name.partition("-")[0])
     store = FileStore(folder)
     return store.load_ledger() if name.startswith("ledger") else store.load_desired_state()
@@ -38,9 +38,7 @@ def test_a_ledger_of_the_first_version_is_written_in_the_present_one(tmp_path: P
 
 
 @pytest.mark.parametrize(("field", "sound"), [("rebuilding", True), ("slices", False)])
-def test_what_the_very_first_writers_left_out_is_no_harm_and_anything_else_is(
-    tmp_path: Path, field: str, sound: bool
-) -> None:
+def test_only_a_field_that_the_earliest_files_lack_may_be_missing(tmp_path: Path, field: str, sound: bool) -> None:
     payload = json.loads((DATA / "ledger-v1").read_bytes().partition(b"\n")[2])
     del payload[field]
     body = json.dumps(payload).encode()
@@ -50,7 +48,7 @@ def test_what_the_very_first_writers_left_out_is_no_harm_and_anything_else_is(
     assert (ledger is not None, problem is None) == (sound, sound)
 
 
-def test_wishes_of_the_first_version_are_read_whole(tmp_path: Path) -> None:
+def test_a_desired_state_of_the_first_version_is_read_whole(tmp_path: Path) -> None:
     desired_state, problem = load(tmp_path, "wishes-v1")
     assert problem is None
     assert desired_state == lived_in().desired
@@ -58,7 +56,7 @@ def test_wishes_of_the_first_version_are_read_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ledger-v2", "wishes-v1-whole"])
 def test_a_file_of_the_present_version_is_read_whole_and_written_again_byte_for_byte(tmp_path: Path, name: str) -> None:
-    """It holds every kind of field; so a renamed attribute that changes a key in the file is seen here."""
+    """The file has every kind of field, so this fails if a renamed attribute changes a key in the file."""
     found, problem = load(tmp_path, name)
     assert problem is None
     store = FileStore(tmp_path)

@@ -1,4 +1,4 @@
-"""What the reconciler makes of the node's mode where the desired state are lost, or the uplink changes."""
+"""The node's mode when the desired state is lost, or the uplink changes."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from tests.unit.core.builders import M
 
 
 def world_in(mode: Mode, folder: Path) -> World:
-    """A node in this mode since its first pass."""
+    """Return a node that is in this mode since its first pass."""
     world = World(folder)
     world.feed.now = replace(world.feed.now, node=replace(world.feed.now.node, mode=mode))
     world.run()
     return world
 
 
-def test_a_node_that_is_left_alone_is_not_taken_over_while_nobody_knows_what_is_wanted(tmp_path: Path) -> None:
+def test_a_disabled_node_gets_no_tree_while_the_desired_state_is_unknown(tmp_path: Path) -> None:
     world = world_in(Mode.DISABLED, tmp_path)
     known = world.feed.now
     (tmp_path / "wishes").unlink()
@@ -34,11 +34,11 @@ def test_a_node_that_is_left_alone_is_not_taken_over_while_nobody_knows_what_is_
     assert not world.reporter.events
 
 
-def test_on_another_uplink_a_node_that_only_counts_goes_on_only_counting(tmp_path: Path) -> None:
+def test_in_mode_monitor_another_uplink_is_only_counted_too(tmp_path: Path) -> None:
     world = world_in(Mode.MONITOR, tmp_path)
     world.shaper.send(0x1001, 90 * M)
     world.shaper.default_device = "uplink1"
     world.run()
-    notes = list(world.reporter.events.values())
-    assert {note.reason for note in notes} == {Reason.UPLINK_CHANGED, Reason.CAPPED}
-    assert all("Would have slowed (mode Monitor)" in note.message for note in notes if note.reason is Reason.CAPPED)
+    events = list(world.reporter.events.values())
+    assert {event.reason for event in events} == {Reason.UPLINK_CHANGED, Reason.CAPPED}
+    assert all("Would have slowed (mode Monitor)" in event.message for event in events if event.reason is Reason.CAPPED)

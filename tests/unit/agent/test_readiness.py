@@ -1,4 +1,4 @@
-"""``/readyz`` says that limits are in force: not before the pass that puts them in force has ended."""
+"""``/readyz`` succeeds when limits are in force, so not before the pass that applies them has ended."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,24 +23,24 @@ def world(tmp_path: Path) -> World:
 
 
 def list_everything(world: World) -> None:
-    """Now the feed knows what is wanted."""
+    """Let the feed list the desired state."""
     world.feed.now = Feed().now
 
 
 def test_it_is_not_ready_while_the_first_limits_are_being_put_in_force(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[bool] = []
+    synced: list[bool] = []
     apply = world.shaper.apply
 
     def applied(device: str, changes: Sequence[object], line_rate_bps: int) -> object:
-        seen.append(world.reconciler.synced)
+        synced.append(world.reconciler.synced)
         return apply(device, changes, line_rate_bps)  # type: ignore[arg-type]
 
     monkeypatch.setattr(world.shaper, "apply", applied)
     list_everything(world)
     world.run()
-    assert seen == [False]
+    assert synced == [False]
     assert world.reconciler.synced
 
 

@@ -1,4 +1,4 @@
-"""The reconciler over the small kernel in memory, with every fault it can meet, and a real store on a real disk."""
+"""The reconciler over the fake kernel, with every fault that it can meet, and a real store on a real disk."""
 
 import logging
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ STANDARD = 0x1001
 
 
 class Feed:
-    """What the test says is wanted."""
+    """A feed whose desired state the test sets."""
 
     def __init__(self) -> None:
         node = NodeSpec(line_rate_bps=1000 * M)
@@ -36,7 +36,7 @@ class Feed:
 
 
 class Reporter:
-    """Remembers what it was told; delivers when the test says so."""
+    """Remembers reports. The test decides when they are delivered."""
 
     def __init__(self) -> None:
         self.usages: list[UsageReport] = []
@@ -67,7 +67,7 @@ class Reporter:
 
 
 class World:
-    """A node around a reconciler: its kernel, its disk, its clock. Agents come and go; the rest stays."""
+    """A node around a reconciler: its kernel, its disk, its clock. They survive when the agent is started again."""
 
     def __init__(self, folder: Path) -> None:
         self.shaper = FakeShaper("uplink0", "uplink1")
@@ -83,19 +83,19 @@ class World:
         return at(self.seconds)
 
     def start_agent(self) -> None:
-        """A new agent process: nothing of the last one is left but what is on disk and in the kernel."""
+        """Start a new agent process. Only the disk and the kernel are left of the last one."""
         ports = Ports(self.shaper, self.classifier, self.feed, FileStore(self.folder), self.reporter)
         self.reconciler = Reconciler(ports, self.clock, ReportThrottle(60 * NS))
         self.reconciler.start()
 
     def run(self, seconds: float = 1.0) -> int:
-        """Some time later, a pass."""
+        """Let some time pass, then run a pass."""
         self.seconds += seconds
         return self.reconciler.run_once()
 
     @property
     def ledger(self) -> Ledger:
-        """As it is on disk."""
+        """The ledger on disk."""
         ledger, problem = FileStore(self.folder).peek_ledger()
         assert ledger is not None, problem
         return ledger
@@ -144,7 +144,7 @@ def test_a_cap_is_not_announced_again_by_the_next_agent(world: World) -> None:
     assert not world.reporter.events
 
 
-def test_an_event_that_was_not_delivered_is_owed_still_by_the_next_agent(world: World) -> None:
+def test_an_event_that_was_not_delivered_is_reported_again_by_the_next_agent(world: World) -> None:
     world.shaper.send(STANDARD, 90 * M)
     world.run()
     identities = list(world.reporter.events)
@@ -210,7 +210,7 @@ def test_a_table_change_that_fails_is_made_on_a_later_pass(world: World) -> None
     assert world.classifier.table.slice_id_by_address == {"10.0.0.9": 1}
 
 
-def test_a_table_spoilt_by_another_hand_is_written_again(world: World) -> None:
+def test_a_table_changed_by_another_program_is_written_again(world: World) -> None:
     world.classifier.spoil()
     world.run(seconds=11)
     assert world.classifier.table is not None
@@ -220,7 +220,7 @@ def test_a_table_spoilt_by_another_hand_is_written_again(world: World) -> None:
 def test_without_a_disk_nothing_is_destroyed_and_everything_else_goes_on(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (world.folder / "ledger.tmp").mkdir()  # what a full or read-only disk does, also for root
+    (world.folder / "ledger.tmp").mkdir()  # makes every save fail, as a full or read-only disk does
     world.shaper.send(STANDARD, 90 * M)
     world.run()
     assert world.ceil_bps() < 10 * M
@@ -236,7 +236,7 @@ def test_without_a_disk_nothing_is_destroyed_and_everything_else_goes_on(
     assert world.ledger.slices[KEY].standard.used_bytes == 90 * M
 
 
-def test_without_the_api_a_restarted_agent_goes_on_with_what_was_last_wanted(world: World) -> None:
+def test_without_the_api_a_restarted_agent_enforces_the_last_desired_state(world: World) -> None:
     known = world.feed.now
     world.feed.now = DesiredState()
     world.start_agent()
@@ -294,7 +294,7 @@ def test_a_ledger_that_cannot_be_trusted_is_rebuilt_from_what_was_reported(world
     sent = len(world.reporter.usages)
     world.run()
     assert world.ledger.rebuilding
-    assert len(world.reporter.usages) == sent  # else what is to be taken up would be overwritten
+    assert len(world.reporter.usages) == sent  # they would overwrite the reports to restore from
     world.reporter.known = reports
     assert world.run() == RETRY_NS
     assert world.ledger.slices[KEY].standard.used_bytes == 91 * M
@@ -306,7 +306,7 @@ def test_a_ledger_that_cannot_be_trusted_is_rebuilt_from_what_was_reported(world
     assert world.ceil_bps() < 10 * M
 
 
-def test_usages_of_slices_that_the_ledger_has_forgotten_are_removed(world: World) -> None:
+def test_usages_of_slices_that_the_ledger_has_purged_are_removed(world: World) -> None:
     world.run()
     gone = replace(world.reporter.usages[0], key=SliceKey("gone", "slice"))
     world.reporter.known = [world.reporter.usages[0], gone]

@@ -46,7 +46,7 @@ def test_usage_waits_for_one_percent_of_the_budget_and_the_interval() -> None:
     assert is_due(throttle, used(10), 60)
 
 
-def test_whatever_somebody_waits_for_goes_at_once() -> None:
+def test_changes_that_people_wait_for_are_reported_at_once() -> None:
     occasions = [
         replace(REPORT, standard=replace(CLASS, capped=True)),
         replace(REPORT, exempt=replace(CLASS, capped=True)),
@@ -64,8 +64,8 @@ def test_whatever_somebody_waits_for_goes_at_once() -> None:
         assert not is_due(throttle, occasion, 2)
 
 
-def test_what_is_due_later_is_due_then_though_nothing_moves_meanwhile() -> None:
-    """Between two looks at the very same reports nothing is looked at again before the first of them is due."""
+def test_a_report_becomes_due_in_time_though_nothing_changes_meanwhile() -> None:
+    """With the same report objects, nothing is compared again before the first of them is due."""
     other = replace(REPORT, key=SliceKey("ns", "other"))
     throttle = ReportThrottle(60 * NS)
     assert throttle.due([REPORT, other], 0) == ([REPORT, other], [])
@@ -89,7 +89,7 @@ def test_the_rate_of_a_capped_class_moves_with_every_pass_and_waits() -> None:
     assert not is_due(throttle, replace(capped, standard=replace(capped.standard, rate_bps=7992)), 1)
 
 
-def test_a_slice_that_is_forgotten_expires_once() -> None:
+def test_a_slice_that_is_purged_expires_once() -> None:
     throttle = ReportThrottle(60 * NS)
     is_due(throttle, REPORT, 0)
     assert throttle.due([], NS) == ([], [KEY])

@@ -1,4 +1,4 @@
-"""The lines in the log about slices: bwmon's "Updating princeton_codeen: Max Rate = 10000", and what it did not say."""
+"""Log lines about slices. bwmon had one of them: "Updating princeton_codeen: Max Rate = 10000"."""
 
 from pathlib import Path
 
@@ -29,9 +29,7 @@ LIMITS = (
 )
 
 
-def test_a_slice_that_comes_is_logged_with_all_its_limits_and_then_no_more(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_added_slice_is_logged_once_with_all_its_limits(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.run()
     assert lines(caplog) == [f"slice added slice=ns/slice {LIMITS}"]
     world.shaper.send(0x1001, 5 * M)
@@ -67,7 +65,7 @@ def test_what_changes_in_the_kernel_is_logged_in_the_words_of_tc(
     )
 
 
-def test_a_cap_is_logged_when_its_event_is_owed(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cap_is_logged_when_its_event_is_pending(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.run()
     lines(caplog)
     world.shaper.send(0x1001, 90 * M)

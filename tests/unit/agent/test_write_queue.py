@@ -11,7 +11,7 @@ def drained(queue: WriteQueue[str], now_s: float = 0.0) -> list[str]:
     return written
 
 
-def test_the_urgent_goes_first_and_else_the_first_come() -> None:
+def test_the_most_urgent_goes_first_then_the_oldest() -> None:
     queue: WriteQueue[str] = WriteQueue(10)
     queue.put("a", "figures of a", Urgency.FIGURES)
     queue.put("b", "change of b", Urgency.CHANGE)
@@ -67,7 +67,7 @@ def test_what_failed_lets_others_go_first_until_its_time() -> None:
     assert queue.next_due_s() is None
 
 
-def test_a_full_queue_takes_news_of_what_waits_but_nothing_further() -> None:
+def test_a_full_queue_takes_newer_writes_of_waiting_objects_and_no_others() -> None:
     queue: WriteQueue[str] = WriteQueue(2)
     assert queue.put("a", "a", Urgency.FIGURES)
     assert queue.put("b", "b", Urgency.FIGURES)

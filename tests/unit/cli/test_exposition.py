@@ -1,4 +1,4 @@
-"""docs/metrics.md lists every metric there is, with its type and its labels, and none that there is not."""
+"""docs/metrics.md lists exactly the metrics that exist, with their types and labels."""
 
 import re
 from pathlib import Path
@@ -20,13 +20,13 @@ Row = tuple[str, str, tuple[str, ...]]
 
 
 class Reports:
-    """Reports that wait."""
+    """The counts of a report queue."""
 
     waiting, writes = 0, 0
 
 
 def controller_metrics(stats: Stats) -> ControllerMetrics:
-    """Of a controller that has done this much."""
+    """Return the metrics of a controller with these stats."""
     cluster = Cluster()
     loop = StatusLoop(cluster, cluster)
     loop.stats = stats
@@ -34,14 +34,14 @@ def controller_metrics(stats: Stats) -> ControllerMetrics:
 
 
 def row(family: Metric) -> Row:
-    """Name, type and labels, as the document has them."""
+    """Return name, type and labels, as the document has them."""
     labels = sorted({name for sample in family.samples for name in sample.labels})
     name = family.name + ("_total" if family.type == "counter" else "")
     return name, family.type, tuple(labels)
 
 
 def documented() -> list[Row]:
-    """The rows of the document's tables of metrics."""
+    """Return the rows of the document's tables of metrics."""
     lines = (ROOT / "docs" / "metrics.md").read_text().splitlines()
     cells = (re.fullmatch(r"\| `(slicebw_\w+)` \| (\w+) \| ([\w, ]*?) ?\| .+ \|", line) for line in lines)
     return sorted(

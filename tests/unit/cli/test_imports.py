@@ -17,8 +17,8 @@ FOLDER = ("watchfiles", "slicebw.folder")
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["agent", "--help"], ["controller", "--help"]])
 def test_help_loads_no_part_of_slicebw_that_works(tmp_path: Path, arguments: list[str]) -> None:
-    loaded, said = modules.run(tmp_path, *arguments)
-    assert "slicebw" in said
+    loaded, output = modules.run(tmp_path, *arguments)
+    assert "slicebw" in output
     assert modules.imported(loaded, *API, *KERNEL, *SERVING, *FOLDER, "slicebw.controller") == []
 
 
@@ -30,15 +30,15 @@ def test_a_command_does_not_load_the_other_commands(tmp_path: Path) -> None:
 
 def test_import_rspec_reads_and_writes_yaml_and_that_is_all(tmp_path: Path) -> None:
     (tmp_path / "record").write_text('{"slivers": []}')
-    loaded, said = modules.run(tmp_path, "import-rspec", str(tmp_path / "record"))
-    assert "slicebw.api.rspec" in loaded, said
+    loaded, output = modules.run(tmp_path, "import-rspec", str(tmp_path / "record"))
+    assert "slicebw.api.rspec" in loaded, output
     assert modules.imported(loaded, *API, *KERNEL, *SERVING, *FOLDER, "slicebw.agent") == []
 
 
 def test_node_show_knows_the_ledger_and_the_kernel_but_no_api_server(tmp_path: Path) -> None:
     # With privileges it prints a table, without them it says so; it changes nothing either way.
-    loaded, said = modules.run(tmp_path, "node", "show", "--state-dir", str(tmp_path), "--uplink", "lo")
-    assert modules.imported(loaded, "slicebw.kernel", "msgspec") == ["slicebw.kernel", "msgspec"], said
+    loaded, output = modules.run(tmp_path, "node", "show", "--state-dir", str(tmp_path), "--uplink", "lo")
+    assert modules.imported(loaded, "slicebw.kernel", "msgspec") == ["slicebw.kernel", "msgspec"], output
     assert modules.imported(loaded, *API, *SERVING, *FOLDER, "slicebw.controller", "yaml") == []
 
 

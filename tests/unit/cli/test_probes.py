@@ -1,4 +1,4 @@
-"""Where probes are answered, and what is said where they cannot be."""
+"""Where probes are answered, and the errors if the address or the port cannot be used."""
 
 import socket
 import urllib.request

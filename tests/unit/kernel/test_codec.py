@@ -1,4 +1,4 @@
-"""Units and messages: bursts as ticks, rates that need 64 bits, and what belongs into one system call."""
+"""Units and messages: bursts in ticks, rates that need 64 bits, and messages that belong in one system call."""
 
 import struct
 
@@ -56,7 +56,7 @@ def test_a_leaf_is_made_with_its_queue_in_one_group() -> None:
     assert len(encode(CreateClass(ClassSpec(1, 0, 8, 8)), 3, GBIT, LeafKind.PFIFO)) == 1
 
 
-def test_debt_is_forgiven_in_one_group_that_leaves_no_scratch_class() -> None:
+def test_tokens_are_reset_in_one_group_that_leaves_no_scratch_class() -> None:
     messages = encode(ResetTokens(leaf_spec(8000)), 3, GBIT, LeafKind.PFIFO)
     handles = [struct.unpack_from("=I", message.payload, 8)[0] for message in messages]
     assert [(message.type, handle) for message, handle in zip(messages, handles, strict=True)] == [

@@ -1,4 +1,4 @@
-"""The fake kernel's faults: what is left of a batch when one strikes. All else of it is in tests/kernel's contracts."""
+"""The fake kernel's faults, and what is left of a batch after one. The contract suite in tests/kernel has the rest."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from slicebw.core.plan import plan_tree
 from slicebw.kernel.fake import FakeClassifier, FakeShaper, Fault
 from tests.support.trees import LINE_RATE_BPS, creation, tree
 
-WANTED = tree()
+DESIRED = tree()
 
 
 @pytest.mark.parametrize(("fault", "made"), [(Fault.BEFORE, 0), (Fault.AFTER, 1)])
@@ -16,18 +16,18 @@ def test_a_fault_ends_the_batch_before_or_after_its_change(fault: Fault, made: i
     shaper = FakeShaper()
     shaper.faults.append((CreateClass, fault))
     with pytest.raises(KernelError):
-        shaper.apply("uplink0", creation(WANTED), LINE_RATE_BPS)
-    seen = shaper.read(None)
-    assert (seen.root, len(seen.classes)) == (RootQdisc.OURS, made)
-    assert shaper.apply("uplink0", plan_tree(WANTED, seen, ()), LINE_RATE_BPS) == []
-    assert plan_tree(WANTED, shaper.read(None), ()) == ()
+        shaper.apply("uplink0", creation(DESIRED), LINE_RATE_BPS)
+    observed = shaper.read(None)
+    assert (observed.root, len(observed.classes)) == (RootQdisc.OURS, made)
+    assert shaper.apply("uplink0", plan_tree(DESIRED, observed, ()), LINE_RATE_BPS) == []
+    assert plan_tree(DESIRED, shaper.read(None), ()) == ()
 
 
 def test_a_refused_change_is_reported_and_the_rest_goes_on() -> None:
     shaper = FakeShaper()
-    shaper.apply("uplink0", creation(WANTED), LINE_RATE_BPS)
+    shaper.apply("uplink0", creation(DESIRED), LINE_RATE_BPS)
     shaper.faults.append((ChangeClass, Fault.REFUSED))
-    changes = [ChangeClass(WANTED[0x1001]), ChangeClass(WANTED[0x1002])]
+    changes = [ChangeClass(DESIRED[0x1001]), ChangeClass(DESIRED[0x1002])]
     assert [failed.change for failed in shaper.apply("uplink0", changes, LINE_RATE_BPS)] == changes[:1]
     assert shaper.applied[-1] == changes[1]
 
@@ -43,11 +43,11 @@ def test_torn_reads_end() -> None:
 
 def test_counters_advance_and_go_with_the_tree() -> None:
     shaper = FakeShaper("wan0", "wan1")
-    shaper.apply("wan0", creation(WANTED), LINE_RATE_BPS)
+    shaper.apply("wan0", creation(DESIRED), LINE_RATE_BPS)
     shaper.send(0x1001, 1500)
     first = shaper.read(None)
     shaper.send(0x1001, 1500)
-    assert first.classes[0x1001].sent_bytes == 1500  # what was read stays as it was read
+    assert first.classes[0x1001].sent_bytes == 1500  # an earlier result does not change
     assert shaper.read("wan0").classes[0x1001].sent_bytes == 3000
     shaper.devices["wan0"].lose_tree()
     assert shaper.read("wan0").root is RootQdisc.DEFAULT

@@ -1,4 +1,4 @@
-"""When a table that was read is given again; that both classifiers keep to it is in the contract suite."""
+"""When a table that was read is returned again. The contract suite tests that both classifiers use the cache."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from slicebw.kernel.table_cache import TABLE_CHECK_NS, TableCache
 
 
 class Kernel:
-    """Gives another table at each reading; counts readings."""
+    """Returns another table at each read, and counts reads."""
 
     def __init__(self) -> None:
         self.now_ns = 0
@@ -28,7 +28,7 @@ class Kernel:
 
 @pytest.fixture
 def kernel() -> Kernel:
-    """With notifications, and one reading made."""
+    """A cache with notifications, after one read."""
     made = Kernel()
     made.cache.start()
     made.get()
@@ -62,13 +62,13 @@ def test_when_notifications_end_every_call_reads(kernel: Kernel) -> None:
     assert kernel.get() != kernel.get()
 
 
-def test_distrust_makes_one_reading(kernel: Kernel) -> None:
+def test_invalidate_causes_one_read(kernel: Kernel) -> None:
     kernel.cache.invalidate()
     assert kernel.get() is kernel.get()
     assert kernel.readings == 2
 
 
-def test_distrust_during_a_reading_makes_another_one(kernel: Kernel) -> None:
+def test_invalidate_during_a_read_causes_another_one(kernel: Kernel) -> None:
     def read() -> NftTable:
         kernel.cache.invalidate()
         return kernel.read()
