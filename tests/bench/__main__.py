@@ -19,7 +19,7 @@ from slicebw import __version__
 from slicebw.cli.options import LOG_FORMAT
 from tests.bench.frame import Row
 
-_COLUMNS: Final = "{:<26} {:<40} {:>12} {:<9} {:>21}  {:<46} {:<10} {}"
+_COLUMNS: Final = "{:<26} {:<60} {:>10} {:<11} {:>21}  {:<46} {:<10} {}"
 _HEADINGS: Final = ("CASE", "WHAT", "MEDIAN", "", "LOW .. HIGH", "RATIO", "TARGET", "MET")
 _MISSED: Final = 1
 _WHOLE_FROM: Final = 1000

@@ -101,7 +101,7 @@ def compared(case: str, what: str, found: Mapping[str, Sequence[Samples]]) -> It
     yield times(case, f"{what}: wall", wall, "ms", (BWMON, bwmon_wall))
     yield times(case, f"{what}: CPU", cpu, "ms", (BWMON, bwmon_cpu), AIMS_OVER_BWMON.get((case, what)))
     per_core = Samples(tuple(value * 100 / PASS_EVERY_MS for value in cpu.values))
-    yield figure(case, f"{what}: CPU, a pass every 10 s", per_core, "% of core")
+    yield figure(case, f"{what}: CPU, a pass every 10 s", per_core, "% of a core")
 
 
 def changed(agent: Agent, bwmon: Bwmon, slices: int, rounds: int) -> Iterator[Row]:

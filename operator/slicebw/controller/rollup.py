@@ -54,6 +54,7 @@ def roll_up(
     running = [usage for usage in ordered if usage.report.slice_id]
     counting = [usage for usage in ordered if usage.report.slice_id or _has_used(usage.report)]
     accepted, capped = (one.dated(now_s, spec) for one in (_accepted(spec, ordered), _capped(running)))
+    # Until the pods are listed the last statement stays: its generation shows that it may be an old one.
     kept = next((one for one in previous if one.type == ENFORCED), None) if located is None else None
     enforced = kept or _enforced(spec, ordered, located).dated(now_s, spec)
     return SliceStatus(
@@ -125,6 +126,7 @@ def _accepted(spec: SliceSpec, usages: Sequence[NodeUsage]) -> _UndatedCondition
     if spec.errors:
         kept = "; the last good limits stay in force, or the defaults if there were none"
         return _UndatedCondition(ACCEPTED, FALSE, "InvalidSpec", _named(spec.errors, "; ") + kept)
+    # By pod: if one is created again on another node, both nodes may still report a problem of it.
     problems = {problem.pod: problem for usage in usages for problem in usage.report.problems}
     lost = [_pod_text(problem) for _, problem in sorted(problems.items()) if problem.is_conflict]
     if lost:
