@@ -166,6 +166,7 @@ class _File(Generic[_T]):
             length, checksum = int(header["bytes"]), header["sha256"]
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             raise _UntrustedError("foreign", f"is not a slicebw {name}") from error
+        # The checks go from coarse to fine, so that the first one that fails names the cause.
         if kind != name or not newline or abs(version) > _LARGEST_VERSION:
             raise _UntrustedError("foreign", f"is not a slicebw {name}")
         if version > newest:

@@ -86,7 +86,7 @@ class Loop(threading.Thread):
             pause_s = self._pass(self.reconciler)
             failures = 0 if pause_s is not None else failures + 1
             if pause_s is None:
-                pause_s = min(LONGEST_RETRY_S, 2 ** min(failures - 1, 4))
+                pause_s = min(LONGEST_RETRY_S, 2 ** min(failures - 1, 4))  # the inner min keeps the power small
             self._wake.wait(pause_s)
         self.reconciler.close()
 

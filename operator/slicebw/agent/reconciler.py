@@ -75,7 +75,7 @@ class Reconciler:
         self._uplink = uplink
         self._ledger = Ledger()
         self._saved: Ledger | None = None
-        """The last ledger on disk; None before the first save."""
+        """The ledger that this agent saved last; None before its first save."""
         self._save_error = ""
         """Why the last save failed, so that the same failure is logged once; "" after a successful save."""
         self._desired = DesiredStateMachine()
@@ -124,7 +124,7 @@ class Reconciler:
         incomplete = merged or self._previous.withhold_own
         self._report(result, () if incomplete else result.usages)
         self.last, self._enforced = result, result if enforced else None
-        self.synced = self._desired.state.is_listed
+        self.synced = self._desired.state.is_listed  # only now: /readyz says that the limits are applied
         self.stats.durations.observe(max(0, self._clock().boot_ns - begun_ns))
         # A report carries the usage of the last pass, so there is a pass whenever a report may become due.
         return min(result.next_pass_ns, self._throttle.interval_ns if enforced and not incomplete else RETRY_NS)
@@ -164,7 +164,7 @@ class Reconciler:
             return
         # Only for the counters: this pass knows no slices, and none of its changes is applied.
         result = run_pass(PassInput(DesiredState(node=node), left, NftTable(), self._ledger, self._clock()))
-        self._save(result.ledger)
+        self._save(result.ledger)  # before the counters are destroyed with the tree
         for failed in self._ports.shaper.apply(old, (RemoveRoot(),), result.settings.line_rate_bps):
             log.error("change refused change=%s reason=%s", failed.change, failed.reason)
 
@@ -198,6 +198,7 @@ class Reconciler:
         # A change that destroys counters waits until these are on disk; the next pass plans it again.
         changes = tuple(change for change in result.tree_changes if saved or not change.destroys)
         complete = len(changes) == len(result.tree_changes)
+        # The tree before the table: a class must exist before packets are sent to it.
         if changes:
             complete &= self._apply_tree(tree.device, changes, result)
         if result.table_change is not None:
@@ -228,6 +229,7 @@ class Reconciler:
         still_open = set(open_changes)
         done = [change for change in changes if change not in still_open]
         self.stats.applied.add(done)
+        # A deleted class of no account was an orphan: left by another program, or under a ledger that was lost.
         known = {account.slice_id for account in result.ledger.slices.values()}
         self.stats.orphans += sum(
             isinstance(change, DeleteClass) and slice_id_of(change.minor) not in known for change in done
@@ -238,7 +240,7 @@ class Reconciler:
         """Count the planned changes that undo drift since the last pass."""
         # Reset first: if applying fails, the next pass cannot tell drift from what this one has left undone.
         last, self._enforced = self._enforced, None
-        if last is None or last.node.device != result.node.device:
+        if last is None or last.node.device != result.node.device:  # building a tree on a new uplink is no repair
             return
         self.stats.repairs.add(drift_repairs(result.tree_changes, result.tree, last.tree))
         if result.table_change is not None and result.table == last.table:

@@ -94,6 +94,7 @@ class ReportThrottle:
             return last.at_ns
         if report == last.report:
             return last.at_ns + IDLE_NS
+        # An interval above 10 minutes must not delay a large change longer than a small one.
         return last.at_ns + (min(self.interval_ns, SILENCE_NS) if _moved(last.report, report) else SILENCE_NS)
 
 

@@ -71,7 +71,7 @@ def agent(
 
     if manifests is not None and kubeconfig is not None:
         raise UsageError("--manifests and --kubeconfig exclude each other: leave one out")
-    namespaces.check_privileges()
+    namespaces.check_privileges()  # before the lock: this error needs no waiting
     stop = stop_signal()
     with ExitStack() as stack:
         stack.enter_context(node_lock(state_dir, stop))
@@ -113,6 +113,7 @@ def _reconciler(
     shaper, classifier = HtbShaper(), NftClassifier()
     ports = Ports(shaper, classifier, edges.feed, FileStore(state_dir), edges.reports)
     reconciler = Reconciler(ports, SystemClock(), ReportThrottle(report_interval_s * NS), uplink)
+    # Watch before the first pass reads: a change after that read is then notified.
     shaper.watch(wake)
     classifier.watch(wake)
     return reconciler

@@ -81,6 +81,7 @@ def _well() -> None:
 def _clean(netns: str | None, uplink: str | None, forgotten: Path | None) -> None:
     """Remove trees, table, and the files in the folder ``forgotten``, if any. Raises KernelError, SaveError."""
     options.enter(netns)
+    # The trees first: under a tree without the table all traffic would share the default class.
     _remove_trees(uplink)
     _remove_table()
     if forgotten is not None:

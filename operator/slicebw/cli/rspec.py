@@ -52,26 +52,26 @@ def import_rspec(context: click.Context, file: str, period: int) -> None:
     if not MIN_PERIOD_S <= period <= MAX_PERIOD_S:
         allowed = f"{duration_text(MIN_PERIOD_S)} to {duration_text(MAX_PERIOD_S)}"
         raise UsageError(f"--period {duration_text(period)}: out of range: use {allowed}")
-    shown = "standard input" if file == _STDIN else file
+    name = "standard input" if file == _STDIN else file
     try:
-        imported = rspec.convert(_document(file, shown), period)
+        imported = rspec.convert(_document(file, name), period)
     except FieldError as error:
-        raise UsageError(f"{shown}: {error}") from error
+        raise UsageError(f"{name}: {error}") from error
     yaml.dump_all(imported.objects, sys.stdout, Dumper=_Dumper, sort_keys=False, explicit_start=True)
     for line in (*imported.notes, *imported.errors):
         click.echo(f"slicebw: {line}", err=True)
     context.exit(1 if imported.errors else 0)
 
 
-def _document(file: str, shown: str) -> Any:
-    """Read the document in a file. ``shown``: the file's name in errors. Raises UsageError."""
+def _document(file: str, name: str) -> Any:
+    """Read the document in a file. ``name``: the file's name in errors. Raises UsageError."""
     try:
         content = sys.stdin.buffer.read() if file == _STDIN else Path(file).read_bytes()
         text = content.decode()
     except OSError as error:
-        raise UsageError(f"{shown}: cannot be read ({error.strerror}); name a file, or - for standard input") from error
+        raise UsageError(f"{name}: cannot be read ({error.strerror}); name a file, or - for standard input") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{shown}: is not text: write the record as JSON or YAML (a pickle cannot be read)") from error
+        raise UsageError(f"{name}: is not text: write the record as JSON or YAML (a pickle cannot be read)") from error
     try:
         return json.loads(text)  # tabs, which YAML refuses, are fine in JSON
     except (ValueError, RecursionError):
@@ -82,4 +82,4 @@ def _document(file: str, shown: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "nested too deeply, or no value at all"
-        raise UsageError(f"{shown}{where}: is neither JSON nor YAML: {problem}") from error
+        raise UsageError(f"{name}{where}: is neither JSON nor YAML: {problem}") from error

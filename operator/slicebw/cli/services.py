@@ -106,7 +106,7 @@ def api_thread(kubeconfig: Path | None, role: str) -> "ApiThread":
     from slicebw.kube.api_thread import ApiThread
 
     path = None if kubeconfig is None else str(kubeconfig)
-    connection.load(path)
+    connection.load(path)  # already here: missing credentials must end the command before anything is started
     return ApiThread(lambda: connection.load(path), f"slicebw-{role}/{__version__}")
 
 

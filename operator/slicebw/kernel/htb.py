@@ -71,7 +71,7 @@ class HtbShaper:
         self._ifindex = link.ifindex
         root = self._root(link)
         classes = read_classes(netlink, link.ifindex, self._decoder) if may_be_ours(root) else {}
-        self._own_ports.add(netlink.port)
+        self._own_ports.add(netlink.port)  # again: after a broken dump there is a new socket, with another port
         whose = owner(root, classes)
         return ObservedTree(
             device=link.name,
@@ -101,7 +101,7 @@ class HtbShaper:
                 failed += self._change_classes(link, waiting, line_rate_bps)
                 waiting = []
                 failed += self._change_root(link, root, change, line_rate_bps)
-                root = self._root(link)
+                root = self._root(link)  # what is there now decides, not what the change was to do
                 ours = may_be_ours(root)
             elif ours:
                 waiting.append(change)
@@ -114,7 +114,7 @@ class HtbShaper:
 
         Any other socket counts as another program, also that of a second HtbShaper. Raises KernelError.
         """
-        self._socket()
+        self._socket()  # its port must be known before the first notification of a change of ours
         self._watcher = watch_tree(self._own_ports, lambda: self._ifindex, wake)
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class HtbShaper:
                 return []
             if not may_be_ours(root):
                 return [FailedChange(change, f"the root qdisc of {link.name} is not ours: {root}")]
-        (message,) = encode(change, link.ifindex, line_rate_bps, LeafKind.PFIFO)
+        (message,) = encode(change, link.ifindex, line_rate_bps, LeafKind.PFIFO)  # the kind does not matter: no leaf
         try:
             self._socket().command(message, str(change))
         except RefusedError as error:

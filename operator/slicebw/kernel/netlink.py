@@ -120,7 +120,7 @@ def _set_up(opened: socket.socket, groups: Sequence[int]) -> None:
             opened.setsockopt(socket.SOL_SOCKET, plain, _BUFFER_BYTES)
     for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
         opened.setsockopt(_SOL_NETLINK, option, 1)
-    opened.bind((0, 0))
+    opened.bind((0, 0))  # the kernel chooses the port
     for group in groups:
         opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
@@ -236,7 +236,7 @@ class NetlinkSocket:
             old = self._socket
             self._open()
             self._half_read = False
-            old.close()
+            old.close()  # after opening: the kernel could give the new socket the same port
 
     def batch(self, groups: Sequence[Sequence[Message]], what: str) -> list[dict[int, Refusal]]:
         """Carry out groups of messages in order. Returns per group its refused messages, by position, and why.
@@ -254,6 +254,7 @@ class NetlinkSocket:
             parts += group
             for message in group:
                 size += HEADER.size + len(message.payload)
+            # Only at the end of a group: it must not be split.
             if size >= CHUNK_BYTES or (parts and last == len(groups)):
                 for number, refusal in self._chunk(parts, what):
                     owner, index = _owner(groups, first, number)

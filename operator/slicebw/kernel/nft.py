@@ -297,6 +297,7 @@ class NftClassifier:
         return self._listed[1]
 
     def _list(self) -> NftTable:
+        # By netlink: nft reports an absent table only as an error text.
         if not self._present():
             return NftTable(intact=False, present=False)
         listing = self._listing()

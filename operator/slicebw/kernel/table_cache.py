@@ -52,7 +52,7 @@ class TableCache:
         if self._table is not None and self._notified and not expired and not self._invalidated.is_set():
             return self._table
         self._invalidated.clear()  # before reading: a change meanwhile sets the flag again
-        self._table = None
+        self._table = None  # if reading raises, nothing old is left
         table = read()
         self._table, self._read_ns = table, now_ns
         return table

@@ -110,7 +110,7 @@ def watch_tree(own_ports: Collection[int], ifindex: Callable[[], int | None], wa
         if port in own_ports:
             return False
         if kind in _ROUTE_TYPES:
-            return message[_DESTINATION_BITS_OFFSET] == 0
+            return message[_DESTINATION_BITS_OFFSET] == 0  # a default route: it may have moved to another device
         if kind in _TC_TYPES or kind in _LINK_TYPES:
             return ifindex() in (None, struct.unpack_from("=i", message, _IFINDEX_OFFSET)[0])
         return False
@@ -131,6 +131,7 @@ def watch_table(table: str, own_ports: Collection[int], wake: Callable[[], None]
 
     def concerns(message: memoryview) -> bool:
         _, kind, _, _, port = HEADER.unpack_from(message)
+        # NEWGEN announces every transaction, of any table, so it says nothing.
         if port in own_ports or kind >> 8 != _NFNL_SUBSYS_NFTABLES or kind & 0xFF == _NFT_MSG_NEWGEN:
             return False
         names = attributes(message, HEADER.size + _NFGENMSG_BYTES, len(message))
