@@ -54,7 +54,7 @@ def node(lab: Topology, shaper: HtbShaper, classifier: NftClassifier) -> Node:
 
 
 def wire(packets: int, destination: str, payload: int = 1000) -> int:
-    """Bytes of UDP datagrams as HTB counts them."""
+    """Return the size of UDP datagrams as HTB counts it, in bytes."""
     return packets * (14 + (40 if ":" in destination else 20) + 8 + payload)
 
 

@@ -34,7 +34,7 @@ class World:
     delete_tree: Callable[[], object]
     put_foreign_root: Callable[[], object]
     send: Callable[[int], int]
-    """Let the default class send this many packets; the bytes that makes."""
+    """Lets the default class send this many packets. Returns their bytes."""
 
     def apply(self, *changes: TreeChange) -> list[TreeChange]:
         """Carry out changes. Returns the refused ones."""

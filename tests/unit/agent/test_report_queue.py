@@ -1,4 +1,4 @@
-"""What the report queue promises to every sink: the latest state, in order of urgency, again until it is written."""
+"""The report queue: it writes the latest state, in order of urgency, and retries until that is written."""
 
 import asyncio
 import threading
@@ -28,7 +28,7 @@ def key(name: str = "a") -> SliceKey:
 
 
 class Sink:
-    """Takes note of what is written. Fails as the test says, and blocks while it is closed."""
+    """A sink that remembers writes. It fails as the test says, and blocks while it is closed."""
 
     def __init__(self) -> None:
         self.budget: TokenBucket | None = None
@@ -71,7 +71,7 @@ class Sink:
 
     @property
     def order(self) -> list[object]:
-        """Objects in the order in which they were written."""
+        """The objects in the order in which they were written."""
         return [object_of(write) for write in self.written]
 
     def _keep_running(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -92,11 +92,11 @@ class Desk:
         self.queue = ReportQueue(self.sink, wall_clock=lambda: NOW_S)
 
     def use(self, **options: Any) -> None:
-        """Take a queue with other options."""
+        """Use a queue with other options."""
         self.queue = ReportQueue(self.sink, wall_clock=lambda: NOW_S, **options)
 
     def busy(self) -> None:
-        """Start, and hold the sink up with an object of no interest, so that what comes now has to wait."""
+        """Start, and keep the sink busy with an object of no interest, so that later writes have to wait."""
         if not self.sink.written:
             self.queue.start()
         self.until(lambda: self.queue.previous_reports() is not None)
@@ -106,7 +106,7 @@ class Desk:
         assert self.sink.asked.wait(10)
 
     def go_on(self) -> list[object]:
-        """Open the sink; all that is written then, after the object of no interest."""
+        """Open the sink. Returns the objects that are written then, without the one of no interest."""
         begun = len(self.sink.written)
         self.sink.open.set()
         self.settled()
@@ -229,7 +229,7 @@ def test_while_the_sink_is_away_nothing_is_tried_and_the_most_urgent_stays_first
     began = time.monotonic()
     desk.queue.start()
     desk.until(lambda: len(desk.sink.tried) == 1)
-    desk.queue.report((), [key("also gone")], (), None)  # news is no reason to try earlier
+    desk.queue.report((), [key("also gone")], (), None)  # a new report does not end the pause
     desk.settled()
     assert time.monotonic() - began >= 0.4
     assert [object_of(write) for write in desk.sink.tried] == [NOTE.id] * 3 + [key("gone"), key("also gone")]
