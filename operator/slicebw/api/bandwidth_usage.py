@@ -150,7 +150,7 @@ def _class_object(usage: ClassUsage, traffic_class: TrafficClass, slice_id: int)
         "rate": rate_text(usage.rate_bps),
         "bitsPerSecond": usage.rate_bps,
         "capped": usage.capped,
-        "bytesCounter": usage.counter_bytes,
+        "bytesCounter": usage.counter_bytes,  # with it, an agent that lost its ledger counts on without a gap
     }
     if usage.capped_since_s is not None:
         body["cappedSince"] = time_text(usage.capped_since_s)

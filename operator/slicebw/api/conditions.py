@@ -33,7 +33,7 @@ def carry_over(new: Iterable[Condition], old: Iterable[Condition]) -> tuple[Cond
     before = {condition.type: condition for condition in old}
     carried = []
     for condition in new:
-        previous = before.get(condition.type)
+        previous = before.get(condition.type)  # a new reason or message alone is no transition
         if previous is None or previous.status != condition.status:
             carried.append(condition)
         else:

@@ -68,6 +68,7 @@ def digest(*parts: str) -> str:
 
 def marked(text: str, mark: str, length: int = MAX_NAME_LENGTH) -> str:
     """Append ``-mark`` to a name or label value, cut to ``length`` characters in all. The result stays legal."""
+    # Each part of a name must end in a letter or digit, so punctuation at the cut goes.
     return f"{text[: length - len(mark) - 1].rstrip('-._')}-{mark}"
 
 

@@ -101,6 +101,7 @@ def status_object(
             "lineRateBitsPerSecond": report.line_rate_bps,
             "slices": report.slices,
             "cappedSlices": report.capped_slices,
+            # "root" is the name in v1alpha1 for traffic of the host itself.
             "rootSent": bytes_text(report.host_bytes),
             "bytesRoot": report.host_bytes,
             "defaultSent": bytes_text(report.default_bytes),

@@ -65,7 +65,7 @@ def _json_documents(text: str) -> Iterator[Document]:
     """Yield the documents of a JSON file. YAML's parser does not do: it forbids tabs as indentation."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
     position = _skip_blanks(text, 0)
-    escaped = _SURROGATE.search(text) is not None
+    escaped = _SURROGATE.search(text) is not None  # the check of the values is slow, and rarely needed
     while position < len(text):
         line = text.count("\n", 0, position) + 1
         try:
@@ -182,6 +182,7 @@ class _Loader(Composer, CParser, SafeConstructor, Resolver):
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
         node = super().compose_mapping_node(anchor)
+        # A merge (<<) is not expanded yet, so a field that overrides a merged one is no duplicate.
         seen: set[Hashable] = set()
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):

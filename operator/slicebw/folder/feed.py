@@ -100,7 +100,7 @@ class FolderFeed:
             stop_event=self._stopping,
             rust_timeout=int(SCAN_EVERY_S * 1000),
             yield_on_timeout=True,
-            raise_interrupt=False,
+            raise_interrupt=False,  # signals are for the main thread
             ignore_permission_denied=True,
         ):
             self._scan()
@@ -116,6 +116,7 @@ class FolderFeed:
         if not self._source.refresh(self._stopping.wait):
             return
         desired = self._build()
+        # Compared by value: an equal state must stay the same object, because passes compare their inputs by identity.
         if desired != self._desired:
             self._desired = desired
             self._wake()
@@ -130,7 +131,7 @@ class FolderFeed:
             if isinstance(value, SliceSpec):
                 slices.append(value)
             elif isinstance(value, Pod):
-                if manifests[identity].node_name in ("", self._node_name):
+                if manifests[identity].node_name in ("", self._node_name):  # a pod written by hand names no node
                     pods.append(value)
             elif identity.name == self._node_name:
                 node = value

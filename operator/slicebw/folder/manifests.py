@@ -130,7 +130,7 @@ def _manifest(obj: object, line: int, ignored: dict[str, int]) -> Manifest | Non
     if not isinstance(obj, Mapping):
         raise _UnusableError(f"{shown(obj)} must be an object with apiVersion, kind and metadata")
     kind = _kind(obj)
-    if kind is None or kind == kinds.BANDWIDTH_USAGE.name:
+    if kind is None or kind == kinds.BANDWIDTH_USAGE.name:  # a dump of a namespace has usages, too
         ignored[str(obj["kind"])] = ignored.get(str(obj["kind"]), 0) + 1
         return None
     namespaced = kind != kinds.NODE_BANDWIDTH.name

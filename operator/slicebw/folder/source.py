@@ -82,6 +82,7 @@ class Source:
                 self._remove(path)
         if not self._started:
             self._started = True
+            # Without their last good content the first state would lack objects, and it counts as complete.
             for path in moving:
                 self._keep_invalid(path, None, Content(problems=[Problem(1, "is still being written")]))
             self._backups.keep_only(self.files)
@@ -102,6 +103,7 @@ class Source:
 
         def on_error(error: OSError) -> None:
             where = os.path.relpath(error.filename, self._folder)
+            # A subfolder that does not exist was removed during the scan. If the whole folder is away, its files stay.
             if where == os.curdir or not isinstance(error, FileNotFoundError):
                 unlisted[where] = reason(error)
 
@@ -219,6 +221,7 @@ def _content(path: str, data: bytes) -> Content:
 
 
 def _signature(status: os.stat_result) -> _Signature:
+    # The change time differs even after an edit that keeps size and modification time.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -68,7 +68,7 @@ class ApiSink:
 
     def warn_full(self, message: str) -> None:
         """Count that reports were dropped, and log it once."""
-        self._api.health.warn_once("outbox", message, "full")
+        self._api.health.warn_once("report queue", message, "full")
 
     async def previous_reports(self) -> tuple[UsageReport, ...]:
         """List this node's usages. Raises TryLater."""
@@ -82,7 +82,7 @@ class ApiSink:
             raise TryLater(str(refusal), retry_s=self._read_backoff.next_s()) from refusal
 
     async def write(self, write: ReportWrite) -> bool:
-        """Write one object. Return False if it need not be written again though it was not written. Raises TryLater."""
+        """Write one object. Return False if it was not written and need not be. Raises TryLater."""
         try:
             await self._send(write)
             written = True

@@ -34,7 +34,7 @@ class Informer(Generic[V]):
 
     When a CustomResourceDefinition is removed, the API server deletes the objects of its kind one by one, and the watch
     cannot tell this from deletions by a user. Settings must outlive such a removal. So with ``confirm_deletions`` a
-    deletion takes effect only after a look at the CustomResourceDefinition has shown that it is there to stay.
+    deletion takes effect only once a request has shown that the CustomResourceDefinition is there to stay.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Informer(Generic[V]):
         confirm_deletions: bool = False,
         relist_s: float = RELIST_S,
     ) -> None:
-        """Know nothing yet; nothing runs before :meth:`start`.
+        """Start empty. Nothing runs before :meth:`start`.
 
         Args:
             api: makes our own requests.
