@@ -1,22 +1,149 @@
-"""Validates a checkpoint that has passed its checksum. Otherwise an impossible value in it would fail every pass.
+"""Decides whether a checkpoint file can be trusted: its header, its checksum, its version, and every value in it.
 
-Both public functions return the first error, in one line that names the field and its value; None if there is none.
+The checksum proves that the file is as it was written, not that it was right. An impossible value would fail every
+pass, so the values are checked too. An error is one line that names the field and its value.
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import ip_address, ip_network
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
 
 from slicebw.api.kinds import name_error
 from slicebw.core.clock import Instant
 from slicebw.core.dataplane import FIRST_ID, LAST_ID
-from slicebw.core.desired import DesiredState, SliceKey, SliceLimits, TrafficClass
-from slicebw.core.ledger import ClassAccount, SliceAccount
+from slicebw.core.desired import DesiredState, Mode, SliceKey, SliceLimits, TrafficClass
+from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, SliceAccount
+
+_T = TypeVar("_T")
 
 _MAX_COUNT: Final = (1 << 63) - 1
 """The largest integer that the API server takes; as bytes, nine exabytes."""
 _MAX_COUNTER: Final = (1 << 64) - 1
 _MAX_TIME_S: Final = 1 << 40
+
+
+_LARGEST_VERSION: Final = 1_000_000
+"""A higher number is not a version that slicebw ever wrote, and would make a bad file name."""
+
+_Migration = Callable[[dict[str, Any]], dict[str, Any]]
+"""Converts the decoded payload of one version to the next version."""
+
+
+class UntrustedError(Exception):
+    """A file must not be used. ``word`` becomes part of its new name; the text says why, for people."""
+
+    def __init__(self, word: str, reason: str) -> None:
+        super().__init__(reason)
+        self.word = word
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerForm:
+    """The ledger as it is stored. It has lists for mappings, because a JSON object's keys are strings.
+
+    The names are keys in files on nodes, so they stay when the code gets other words. Version 2 has the node's mode;
+    version 1 has not, and its earliest files lack ``rebuilding``.
+    """
+
+    slices: list[SliceAccount]
+    node_totals: dict[int, ClassAccount]
+    last_class_id: int
+    read_at: Instant | None
+    device: str
+    had_tree: bool
+    rebuilding: bool
+    outbox: list[PendingEvent]
+    refused: list[SliceKey]
+    mode: Mode | None
+
+    def to_ledger(self) -> Ledger:
+        """Return the ledger that was stored."""
+        return Ledger(
+            slices={account.key: account for account in self.slices},
+            node_totals=self.node_totals,
+            last_slice_id=self.last_class_id,
+            read_at=self.read_at,
+            device=self.device,
+            had_tree=self.had_tree,
+            rebuilding=self.rebuilding,
+            pending_events=tuple(self.outbox),
+            unplaced=frozenset(self.refused),
+            mode=self.mode,
+        )
+
+
+def _ledger_from_1(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"rebuilding": False, **payload, "mode": None}
+
+
+@dataclass(frozen=True)
+class Kind(Generic[_T]):
+    """A kind of checkpoint file.
+
+    ``wrong`` returns what in a decoded value is impossible, or None. ``migrations`` has an entry for every older
+    version that can still be read.
+    """
+
+    name: str
+    version: int
+    form: type[_T]
+    wrong: Callable[[_T], str | None]
+    migrations: Mapping[int, _Migration] = field(default_factory=dict)
+
+    @cached_property
+    def decoder(self) -> msgspec.json.Decoder[_T]:
+        """The decoder of the form. It takes longer to make than to use."""
+        return msgspec.json.Decoder(self.form)
+
+
+def decode(content: bytes, kind: Kind[_T]) -> _T:
+    """Return the value in a file. Raises UntrustedError if it must not be used."""
+    if not content:
+        raise UntrustedError("empty", "is empty")
+    name, newest = kind.name, kind.version
+    line, newline, payload = content.partition(b"\n")
+    try:
+        header = json.loads(line)
+        found, version = header["slicebw"], int(header["version"])
+        length, checksum = int(header["bytes"]), header["sha256"]
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+        raise UntrustedError("foreign", f"is not a slicebw {name}") from error
+    # The checks go from coarse to fine, so that the first one that fails names the cause.
+    if found != name or not newline or abs(version) > _LARGEST_VERSION:
+        raise UntrustedError("foreign", f"is not a slicebw {name}")
+    if version > newest:
+        raise UntrustedError(f"version-{version}", f"is of version {version}, newer than this agent's {newest}")
+    if len(payload) != length:
+        raise UntrustedError("truncated", f"has {len(payload)} bytes of payload instead of {length}")
+    if hashlib.sha256(payload).hexdigest() != checksum:
+        raise UntrustedError("corrupt", "fails its checksum")
+    try:
+        value = kind.decoder.decode(_migrated(payload, version, kind))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UntrustedError("corrupt", f"does not decode: {error}") from error
+    wrong = kind.wrong(value)
+    if wrong is not None:
+        raise UntrustedError("implausible", f"cannot be right: {wrong}")
+    return value
+
+
+def _migrated(payload: bytes, version: int, kind: Kind[_T]) -> bytes:
+    """Return the payload in the newest version's form. Raises UntrustedError if there is no migration to it."""
+    if version == kind.version:
+        return payload  # the usual case, without decoding it twice
+    document = msgspec.json.decode(payload, type=dict[str, Any])
+    for number in range(version, kind.version):
+        migrate = kind.migrations.get(number)
+        if migrate is None:
+            raise UntrustedError(f"version-{version}", f"is of version {version}, which nothing can read any more")
+        document = migrate(document)
+    return msgspec.json.encode(document)
 
 
 def wrong_ledger(
@@ -116,3 +243,11 @@ def _is_network(text: str) -> bool:
 def _outside(field: str, value: int, lowest: int, highest: int) -> Iterator[str]:
     if not lowest <= value <= highest:
         yield f"{field}: {value} is not within {lowest} to {highest}"
+
+
+def _wrong_form(form: LedgerForm) -> str | None:
+    return wrong_ledger(form.slices, form.node_totals.values(), form.last_class_id, form.read_at)
+
+
+LEDGER: Final = Kind("ledger", 2, LedgerForm, _wrong_form, {1: _ledger_from_1})
+DESIRED_STATE: Final = Kind("wishes", 1, DesiredState, wrong_desired_state)
