@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slicebw.core.policy import SHORTEST_NS
+from slicebw.core.node_pass import SHORTEST_NS
 from tests.support.folder_lab import FolderLab, M, folder_lab
 from tests.support.senders import Sender
 

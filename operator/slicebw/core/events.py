@@ -4,9 +4,8 @@ An Event's id is the same however often it is made or sent. The sinks derive the
 once.
 """
 
-from slicebw.core.desired import Mode, NodeSettings, SliceSpec, TrafficClass
+from slicebw.core.desired import Mode, SliceSpec, TrafficClass
 from slicebw.core.ledger import PendingEvent, Reason, SliceAccount
-from slicebw.core.policy import RateDecision, allowed_rates
 from slicebw.core.text import bytes_text, rate_text, time_text
 
 
@@ -36,34 +35,6 @@ def restored_event(
         f"it had used {_used(used_bytes, limits.budget_bytes)} since {time_text(account.period_start_s)}"
     )
     return _slice_event(account, traffic_class, Reason.RESTORED, message, now_s, warning=False)
-
-
-def cap_events(
-    account: SliceAccount, traffic_class: TrafficClass, decision: RateDecision, mode: Mode, now_s: int
-) -> tuple[PendingEvent, ...]:
-    """Return the Event that a decision on one class calls for, if it was not emitted in this period already."""
-    kept = account.of(traffic_class)
-    if decision.capped and not kept.notified_capped:
-        return (capped_event(account, traffic_class, decision.ceil_bps, mode, now_s),)
-    if not decision.capped and kept.capped_since_s is not None and not kept.notified_restored:
-        why = "it is under its threshold again"
-        return (restored_event(account, traffic_class, decision.ceil_bps, why, now_s),)
-    return ()
-
-
-def period_end_events(before: SliceAccount, settings: NodeSettings, now_s: int) -> tuple[PendingEvent, ...]:
-    """Return the BandwidthRestored Events of a slice whose period ends while a class is capped."""
-    return tuple(
-        restored_event(
-            before,
-            traffic_class,
-            allowed_rates(before.limits.of(traffic_class), traffic_class, settings).max_bps,
-            "its period has ended",
-            now_s,
-        )
-        for traffic_class in TrafficClass
-        if before.of(traffic_class).capped_since_s is not None and not before.of(traffic_class).notified_restored
-    )
 
 
 def unplaced_event(spec: SliceSpec, most: int, now_s: int) -> PendingEvent:

@@ -1,21 +1,14 @@
-"""The policy: which rate a class may have, and when to look again.
+"""The policy: which rate a class may have, and how soon it can reach its threshold.
 
 Source of the cap: PlanetLab's bwmon (``Slice.update``), with two mistakes mended: the cap never exceeds maxRate, and
 the guarantee is limited for both classes.
 """
-
-from collections.abc import Iterable
-from typing import Final
 
 from msgspec import Struct
 
 from slicebw.core.clock import NS
 from slicebw.core.dataplane import kernel_rate
 from slicebw.core.desired import ClassLimits, Mode, NodeSettings, TrafficClass, percent_of
-
-SHORTEST_NS: Final = NS // 5
-LONGEST_NS: Final = 10 * NS
-"""The next pass is due within these bounds; only the end of a period may come sooner."""
 
 
 class Rates(Struct, frozen=True, gc=False):
@@ -111,14 +104,3 @@ def decide_rate(
 def time_to_threshold_ns(to_go_bytes: int, ceil_bps: int) -> int:
     """Return the shortest time in which a class can reach its threshold at its present ceiling."""
     return max(0, to_go_bytes) * 8 * NS // max(1, ceil_bps)
-
-
-def next_pass_ns(now_wall_ns: int, period_ends_s: Iterable[int], times_to_threshold_ns: Iterable[int]) -> int:
-    """Return the time to the next pass: within [0.2 s, 10 s], except that the end of a period is met exactly.
-
-    A fixed interval cannot do: the 20 % reserve of a default budget is sent in 17 s at 1 Gbit/s.
-    """
-    due_ns = min(times_to_threshold_ns, default=LONGEST_NS)
-    due_ns = max(SHORTEST_NS, min(LONGEST_NS, due_ns))
-    end_ns = min((end_s * NS - now_wall_ns for end_s in period_ends_s), default=LONGEST_NS)
-    return max(0, min(due_ns, end_ns))

@@ -16,15 +16,15 @@ from msgspec.structs import replace
 from slicebw.core.accounting import fold_counters, period_is_over, start_next_period
 from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import ClassSpec, ObservedClass, TreeChange
-from slicebw.core.desired import NodeSettings, SliceSpec, TrafficClass
-from slicebw.core.events import cap_events, invalid_event, period_end_events
+from slicebw.core.desired import Mode, NodeSettings, SliceSpec, TrafficClass
+from slicebw.core.events import capped_event, invalid_event, restored_event
 from slicebw.core.ledger import ClassAccount, PendingEvent, SliceAccount
 from slicebw.core.membership import PodProblem
 from slicebw.core.plan import leaf_class, plan_class
-from slicebw.core.policy import LONGEST_NS, decide_rate, time_to_threshold_ns
+from slicebw.core.policy import RateDecision, allowed_rates, decide_rate, time_to_threshold_ns
 from slicebw.core.reports import NO_ID_LEFT, ClassUsage, UsageReport, class_usage, usage_report
 
-FAR_NS: Final = 100 * LONGEST_NS
+FAR_NS: Final = 1 << 62
 FAR_S: Final = 1 << 62
 """A time to the threshold, and an end, that never decide when the next pass is due."""
 
@@ -125,7 +125,7 @@ def slice_outcome(
     current, events = _under_claim(fold_counters(account, standard, exempt), claim, now.wall_s)
     if period_is_over(current, now):
         if current.live:
-            events += period_end_events(current, node.settings, now.wall_s)
+            events += _period_end_events(current, node.settings, now.wall_s)
         elif standard is None and exempt is None:
             return None  # with its classes gone, nothing can be counted to it any more
         current = start_next_period(account, current, interval.start, now)
@@ -222,7 +222,7 @@ def _class_outcome(
     limits = slice_account.limits.of(traffic_class)
     left_ns = slice_account.period_end_s * NS - now.wall_ns
     decision = decide_rate(limits, traffic_class, counted.used_bytes, left_ns, node.settings)
-    events = cap_events(slice_account, traffic_class, decision, node.settings.mode, now.wall_s)
+    events = _cap_events(slice_account, traffic_class, decision, node.settings.mode, now.wall_s)
     account = _with_cap_state(counted, capped=decision.capped, told=bool(events), now_s=now.wall_s)
     leaf = leaf_class(traffic_class, slice_account.slice_id, decision.kernel, limits.share)
     if last is not None and last.leaf == leaf:
@@ -241,6 +241,34 @@ def _class_outcome(
         capped=decision.capped,
         steady=not decision.capped and account is counted,
         time_to_threshold_ns=time_to_threshold_ns(to_go_bytes, decision.kernel.max_bps) if crossing else FAR_NS,
+    )
+
+
+def _cap_events(
+    account: SliceAccount, traffic_class: TrafficClass, decision: RateDecision, mode: Mode, now_s: int
+) -> tuple[PendingEvent, ...]:
+    """Return the Event that a decision on one class calls for, if it was not emitted in this period already."""
+    kept = account.of(traffic_class)
+    if decision.capped and not kept.notified_capped:
+        return (capped_event(account, traffic_class, decision.ceil_bps, mode, now_s),)
+    if not decision.capped and kept.capped_since_s is not None and not kept.notified_restored:
+        why = "it is under its threshold again"
+        return (restored_event(account, traffic_class, decision.ceil_bps, why, now_s),)
+    return ()
+
+
+def _period_end_events(before: SliceAccount, settings: NodeSettings, now_s: int) -> tuple[PendingEvent, ...]:
+    """Return the BandwidthRestored Events of a slice whose period ends while a class is capped."""
+    return tuple(
+        restored_event(
+            before,
+            traffic_class,
+            allowed_rates(before.limits.of(traffic_class), traffic_class, settings).max_bps,
+            "its period has ended",
+            now_s,
+        )
+        for traffic_class in TrafficClass
+        if before.of(traffic_class).capped_since_s is not None and not before.of(traffic_class).notified_restored
     )
 
 

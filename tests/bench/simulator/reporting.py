@@ -14,7 +14,7 @@ from slicebw.agent.report_queue import ReportQueue
 from slicebw.agent.report_throttle import SILENCE_NS, ReportThrottle
 from slicebw.core.clock import NS
 from slicebw.core.ledger import PendingEvent
-from slicebw.core.policy import LONGEST_NS
+from slicebw.core.node_pass import LONGEST_NS
 from slicebw.kube.agent_sink import ApiSink
 from slicebw.kube.api_thread import ApiThread
 from tests.bench.simulator.fleet import Fleet, SimulatedNode

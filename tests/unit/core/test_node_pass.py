@@ -9,9 +9,9 @@ from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import MAX_SLICES, DeleteClass, ResetTokens, RootQdisc
 from slicebw.core.desired import Mode, NodeSpec, SliceKey, TrafficClass
 from slicebw.core.ledger import Ledger, Reason
-from slicebw.core.node_pass import PENDING_EVENTS_LIMIT
+from slicebw.core.node_pass import LONGEST_NS, PENDING_EVENTS_LIMIT, SHORTEST_NS, next_pass_ns
 from slicebw.core.plan import matches
-from slicebw.core.policy import Rates, cap_bps
+from slicebw.core.policy import Rates, cap_bps, time_to_threshold_ns
 from tests.unit.core.builders import START_S, M, Node, at, pod, spec
 
 KEY = SliceKey("ns", "slice")
@@ -481,3 +481,30 @@ def test_a_slice_that_is_forgotten_and_still_denied_a_pod_is_reported_without_a_
         result = node.run(at(second))
         assert young.key in {usage.key for usage in result.usages}
     assert young.key not in node.ledger.slices
+
+
+def test_with_nothing_to_wait_for_the_next_pass_is_in_ten_seconds() -> None:
+    assert next_pass_ns(0, [], []) == 10 * NS
+
+
+def test_the_pass_is_due_when_the_fastest_class_could_cross() -> None:
+    times = [time_to_threshold_ns(to_go_bytes, ceil_bps=10**9) for to_go_bytes in (10**9, 125_000_000)]
+    assert next_pass_ns(0, [], times) == 1 * NS
+
+
+def test_a_class_about_to_cross_is_looked_at_five_times_a_second() -> None:
+    assert next_pass_ns(0, [], [time_to_threshold_ns(0, 10**9)]) == NS // 5
+
+
+def test_the_end_of_a_period_is_met_exactly() -> None:
+    assert next_pass_ns(100 * NS - 30_000_000, [100], []) == 30_000_000
+    assert next_pass_ns(100 * NS, [100], []) == 0
+
+
+@given(st.lists(st.tuples(st.integers(-10, 10**12), st.integers(0, 10**12))), st.lists(st.integers(0, 10**6)))
+def test_a_pass_is_never_later_than_any_reason_for_it(runs: list[tuple[int, int]], ends: list[int]) -> None:
+    due = next_pass_ns(0, ends, [time_to_threshold_ns(*run) for run in runs])
+    assert 0 <= due <= LONGEST_NS
+    assert all(due <= end * NS for end in ends)
+    for to_go_bytes, ceil_bps in runs:
+        assert due <= max(SHORTEST_NS, max(0, to_go_bytes) * 8 * NS // max(1, ceil_bps))

@@ -4,15 +4,11 @@ from hypothesis import strategies as st
 from slicebw.core.clock import NS
 from slicebw.core.dataplane import MIN_KERNEL_RATE_BPS
 from slicebw.core.policy import (
-    LONGEST_NS,
-    SHORTEST_NS,
     Rates,
     cap_bps,
     guarantee_limit_bps,
     is_over,
-    next_pass_ns,
     rates,
-    time_to_threshold_ns,
 )
 from tests.unit.core.builders import M, limits
 
@@ -70,30 +66,3 @@ def test_more_usage_never_raises_the_cap(used: list[int], left: int) -> None:
     less, more = sorted(used)
     allowed = Rates(8, 10 * M)
     assert cap_bps(allowed, 100 * M, more, left) <= cap_bps(allowed, 100 * M, less, left)
-
-
-def test_with_nothing_to_wait_for_the_next_pass_is_in_ten_seconds() -> None:
-    assert next_pass_ns(0, [], []) == 10 * NS
-
-
-def test_the_pass_is_due_when_the_fastest_class_could_cross() -> None:
-    times = [time_to_threshold_ns(to_go_bytes, ceil_bps=10**9) for to_go_bytes in (10**9, 125_000_000)]
-    assert next_pass_ns(0, [], times) == 1 * NS
-
-
-def test_a_class_about_to_cross_is_looked_at_five_times_a_second() -> None:
-    assert next_pass_ns(0, [], [time_to_threshold_ns(0, 10**9)]) == NS // 5
-
-
-def test_the_end_of_a_period_is_met_exactly() -> None:
-    assert next_pass_ns(100 * NS - 30_000_000, [100], []) == 30_000_000
-    assert next_pass_ns(100 * NS, [100], []) == 0
-
-
-@given(st.lists(st.tuples(st.integers(-10, 10**12), st.integers(0, 10**12))), st.lists(st.integers(0, 10**6)))
-def test_a_pass_is_never_later_than_any_reason_for_it(runs: list[tuple[int, int]], ends: list[int]) -> None:
-    due = next_pass_ns(0, ends, [time_to_threshold_ns(*run) for run in runs])
-    assert 0 <= due <= LONGEST_NS
-    assert all(due <= end * NS for end in ends)
-    for to_go_bytes, ceil_bps in runs:
-        assert due <= max(SHORTEST_NS, max(0, to_go_bytes) * 8 * NS // max(1, ceil_bps))
