@@ -95,7 +95,7 @@ class ReportSink(Protocol):
         ...
 
     async def write(self, write: ReportWrite) -> bool:
-        """Write one object. Returns False if it was dropped for good. Raises TryLater."""
+        """Write one object. Returns False if nothing was written and no retry is needed. Raises TryLater."""
         ...
 
     def warn_full(self, message: str) -> None:
@@ -132,7 +132,3 @@ class Ports:
     feed: Feed
     store: Store
     reporter: Reporter
-
-
-Wake = Callable[[], None]
-"""Asks for a pass now; callable from any thread."""
