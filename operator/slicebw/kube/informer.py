@@ -111,6 +111,10 @@ class Informer(Generic[V]):
         listed: set[Key] = set()
 
         def store_page(page: Page) -> None:
+            if page.version < self._store.list_version:
+                # The API server lags behind, or etcd was restored: our own list finds out which.
+                self._api.call_soon(self._relist_now.set)
+                return
             for obj in page.items:
                 listed.add(key_of(obj))
                 self._apply(lambda obj=obj: self._store.upsert(obj, listed=True))  # type: ignore[misc]
@@ -120,10 +124,6 @@ class Informer(Generic[V]):
         return store_page
 
     def _end_list(self, listed: Iterable[Key], version: int) -> None:
-        if version < self._store.list_version:
-            # The list comes from an API server that lags behind, or etcd was restored. Our own list finds out which.
-            self._api.call_soon(self._relist_now.set)
-            return
         self._remove(self._store.missing_from(listed, version))
         self._store.complete_list(version)
         if not self._listed:
