@@ -67,7 +67,7 @@ class PodLocations:
         self._locations: dict[str, dict[SliceKey, SliceLocations]] = {}
         self._pod_counts: dict[str, int] = {}
         # With their last good podSelector, which is used while the present one is invalid, as on the nodes.
-        self._specs: dict[SliceKey, SliceSpec] = {}
+        self._specs: dict[str, tuple[SliceSpec, ...]] = {}
         self._rechecks = WorkQueue[str]()
         self._budget = TokenBucket(PODS_PER_S, BURST_PODS, clock())
 
@@ -94,8 +94,8 @@ class PodLocations:
         self._budget.take(now_s, PODS_PER_LIST)
         if pods is None:
             return False
-        specs = with_last_good_selectors([record.spec for record in records], self._specs.values())
-        self._specs.update((spec.key, spec) for spec in specs)
+        specs = with_last_good_selectors([record.spec for record in records], self._specs.get(namespace, ()))
+        self._specs[namespace] = specs
         found: Mapping[SliceKey, PodsByNode | str]
         if isinstance(pods, str):
             found, count = dict.fromkeys([spec.key for spec in specs], pods), 0
@@ -130,8 +130,7 @@ class PodLocations:
         self._locations.pop(namespace, None)
         self._pod_counts.pop(namespace, None)
         self._rechecks.discard(namespace)
-        for key in [key for key in self._specs if key.namespace == namespace]:
-            del self._specs[key]
+        self._specs.pop(namespace, None)
 
     def _recheck_after(self, namespace: str, after_s: float, now_s: float) -> None:
         # The queue keeps the earlier of two times, but the list that was due earlier has just been made.

@@ -193,6 +193,24 @@ def test_when_a_slice_is_deleted_its_pods_are_another_slices_at_once(world: Worl
     assert enforced(world, younger) == ("False", "NodesSilent")
 
 
+def test_a_slice_made_again_with_an_invalid_selector_has_not_the_pods_of_the_deleted_one(
+    world: World, clocked: Clocked
+) -> None:
+    world.apply("a")
+    world.apply("b")
+    world.pods_on = {"n1": 1}
+    clocked.after(1.0)
+    again = SliceKey(NAMESPACE, "a")
+    spec = world.slices[again].spec
+    assert enforced(world, again) == ("False", "NodesSilent")
+    del world.slices[again]
+    world.dirty.add(again)
+    clocked.after(2.0)
+    world.put(again, replace(spec, uid="another", selector=None), SliceStatus())
+    clocked.after(2.0)
+    assert enforced(world, again) == ("Unknown", "NoPods")
+
+
 def test_slices_that_change_while_pods_are_listed_do_not_make_one_step_list_them_again_and_again(
     world: World, clocked: Clocked
 ) -> None:
