@@ -76,8 +76,8 @@ class Reconciler:
         self._ledger = Ledger()
         self._saved: Ledger | None = None
         """The ledger that this agent saved last; None before its first save."""
-        self._save_error = ""
-        """Why the last save failed, so that the same failure is logged once; "" after a successful save."""
+        self._save_errors: dict[str, str] = {}
+        """Why the last save of a file failed, by file, so that the same failure is logged once."""
         self._desired = DesiredStateMachine()
         self._previous = PreviousReports(self._ledger)
         self._enforced: PassResult | None = None
@@ -144,8 +144,9 @@ class Reconciler:
             try:
                 self._ports.store.save_desired_state(unsaved)
                 self._desired.mark_saved(unsaved)
+                self._note_saved("desired state")
             except SaveError as error:
-                self._count_failed_save(error)
+                self._note_failed_save("desired state", error)
         return desired
 
     def _leave_old_device(self, tree: ObservedTree, node: NodeSpec) -> None:
@@ -185,12 +186,10 @@ class Reconciler:
         try:
             self._ports.store.save_ledger(ledger)
         except SaveError as error:
-            self._count_failed_save(error)
+            self._note_failed_save("ledger", error)
             return False
         self._saved = ledger
-        if self._save_error:
-            log.info("ledger saved again")
-            self._save_error = ""
+        self._note_saved("ledger")
         return True
 
     def _apply(self, tree: ObservedTree, result: PassResult, *, saved: bool) -> bool:
@@ -278,8 +277,12 @@ class Reconciler:
         event: PendingEvent = node_event(reason, message, self._clock().wall_s)
         self._ledger = replace(self._ledger, pending_events=(*self._ledger.pending_events, event))
 
-    def _count_failed_save(self, error: SaveError) -> None:
+    def _note_saved(self, file: str) -> None:
+        if self._save_errors.pop(file, None) is not None:
+            log.info("%s saved again", file)
+
+    def _note_failed_save(self, file: str, error: SaveError) -> None:
         self.stats.failed_saves += 1
-        if str(error) != self._save_error:
+        if str(error) != self._save_errors.get(file):
             log.error("not saved, continuing in memory: %s", error)
-        self._save_error = str(error)
+        self._save_errors[file] = str(error)

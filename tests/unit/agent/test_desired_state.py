@@ -1,5 +1,6 @@
 """Each state and each transition of the two state machines that an agent starts with."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.unit.agent.test_reconciler import World
 from tests.unit.core.builders import M, at, pod, spec
 
 KEY = SliceKey("ns", "slice")
+STANDARD = 0x1001
 GOOD = DesiredState((spec(),), (pod("ns/pod", "10.0.0.1"),), NodeSpec(cap_bps=5 * M), synced=True)
 OTHER = replace(GOOD, slices=(spec(max_rate_bps=7 * M),))
 NOTHING = DesiredState()
@@ -272,6 +274,23 @@ def test_a_desired_state_that_could_not_be_saved_is_saved_on_a_later_pass(world:
     (world.folder / "wishes.tmp").rmdir()
     world.run()
     assert FileStore(world.folder).load_desired_state()[0] == OTHER
+
+
+def test_a_desired_state_that_cannot_be_saved_is_logged_once_while_the_ledger_is_saved(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    world.run()
+    (world.folder / "wishes.tmp").mkdir()
+    world.feed.now = OTHER
+    for _ in range(3):
+        world.shaper.send(STANDARD, 10 * M)
+        world.run()
+    assert caplog.text.count("not saved") == 1
+    assert "saved again" not in caplog.text
+    (world.folder / "wishes.tmp").rmdir()
+    world.run()
+    assert "desired state saved again" in caplog.text
 
 
 def test_a_desired_state_is_saved_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
