@@ -75,7 +75,9 @@ class WriteQueue(Generic[W]):
         return sum(map(len, self._queues.values()))
 
     def put(self, name: Hashable, write: W, urgency: Urgency) -> bool:
-        """Queue a write. If the one that it replaces was at least as urgent, it takes over its place and urgency.
+        """Queue a write.
+
+        If the one that it replaces was at least as urgent, it takes over its place, urgency and retry time.
 
         Returns False if the queue is full.
         """
@@ -276,6 +278,7 @@ class ReportQueue:
                 self._sink_away = self._paused_until_s > time.monotonic()
             except TryLater as error:
                 self._sink_away = not error.retry_s
+                changed.set()  # a stopping queue need not wait for a sink that is away
                 log.debug("usages of this node cannot be read yet: %s", error)
                 await asyncio.sleep(max(error.pause_s, error.retry_s))
         self._queue.hold(None)

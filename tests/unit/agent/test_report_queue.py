@@ -35,6 +35,8 @@ class Sink:
         self.previous: tuple[UsageReport, ...] = ()
         self.previous_failures: list[TryLater] = []
         self.failures: dict[object, list[Exception]] = {}
+        self.read_s = 0.0
+        self.reading = threading.Event()
         self.useless: set[object] = set()
         self.open = threading.Event()
         self.open.set()
@@ -48,6 +50,8 @@ class Sink:
         self.thread.start()
 
     async def previous_reports(self) -> tuple[UsageReport, ...]:
+        self.reading.set()
+        await asyncio.sleep(self.read_s)
         if self.previous_failures:
             raise self.previous_failures.pop(0)
         return self.previous
@@ -347,6 +351,17 @@ def test_stopping_does_not_wait_for_previous_reports_from_a_sink_that_is_away(de
     desk.queue.start()
     desk.until(lambda: not desk.sink.previous_failures)
     desk.queue.report([usage()], (), (), None)
+    began = time.monotonic()
+    desk.queue.stop(10.0)
+    assert time.monotonic() - began < 5.0
+
+
+def test_stopping_during_the_first_failing_read_does_not_wait_for_the_sink(desk: Desk) -> None:
+    desk.sink.previous_failures = [TryLater("away", pause_s=3600.0)]
+    desk.sink.read_s = 0.3
+    desk.queue.report([usage()], (), (), None)
+    desk.queue.start()
+    assert desk.sink.reading.wait(10)
     began = time.monotonic()
     desk.queue.stop(10.0)
     assert time.monotonic() - began < 5.0
