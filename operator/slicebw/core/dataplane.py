@@ -171,7 +171,7 @@ class ResetTokens(Struct, frozen=True):
     HTB keeps a class's token debt, up to 60 s of it, across a change of its ceiling (net/sched/sch_htb.c,
     ``mbuffer``), so a class that was held to a few bit/s would stay silent for up to a minute after its cap is
     lifted. Turning the leaf into an inner class and back resets its tokens (``htb_parent_to_leaf``): change the
-    limits, add a child (minor :data:`~slicebw.core.tree.SCRATCH`), delete it, put the leaf qdisc back; one batch.
+    limits, add a child (minor :data:`SCRATCH`), delete it, put the leaf qdisc back; one batch.
     Its queued packets are dropped; packets that arrive within the batch go to default. A class that is about to be
     deleted is reset for that alone: to drop its queue.
     """

@@ -2,8 +2,7 @@
 
 A pass is a pure function. The result of the last pass only saves work, by one rule that holds at three levels:
 
-- A step about the whole node (settings, membership, slice ids, table) is made again when one of its inputs is another
-  object.
+- A step about the whole node (settings, membership, slice ids, table) is made again when one of its inputs has changed.
 - The outcome of a slice (:mod:`slicebw.core.slice_pass`) is made again when one of its inputs is another object, or
   when its time is over.
 - Where neither is the case for any slice, the sum over all slices is kept too. That makes an idle pass almost free.
@@ -379,7 +378,14 @@ def _sum(
     same_node = memory is not None and memory.node is node
     same_claims = joined.goes_on and memory is not None and memory.roster.claims is joined.roster.claims
     now_s = interval.now.wall_s
-    if memory and same_node and same_claims and memory.classes is classes and now_s < memory.sum.good_until_s:
+    if (
+        memory
+        and same_node
+        and same_claims
+        and joined.ledger.slices is memory.sum.accounts
+        and memory.classes is classes
+        and now_s < memory.sum.good_until_s
+    ):
         return _kept(memory.sum, joined.roster.without_class, memory.roster.without_class)
     outcomes: list[SliceOutcome | None] = [None] * len(joined.outcomes)
     if same_node:
