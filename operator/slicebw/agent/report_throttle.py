@@ -99,7 +99,10 @@ class ReportThrottle:
 
 
 def _occasion(report: UsageReport) -> tuple[object, ...]:
-    """Return the fields whose change is reported at once. A capped class's rate is none: it changes at every pass."""
+    """Return the fields whose change is reported at once.
+
+    A capped class's rate is left out, because it changes at every pass.
+    """
     standard, exempt = report.standard, report.exempt
     identity = (report.slice_id, report.generation, report.period_start_s, report.period_end_s)
     troubles = (report.problems, report.errors, report.not_enforced_reason)

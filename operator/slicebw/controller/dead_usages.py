@@ -1,7 +1,8 @@
 """Removes BandwidthUsages that no agent writes any more: of Nodes that are gone, and of periods that ended long ago.
 
 Usually the garbage collector removes the usages of a deleted Node, because the Node owns them, and an agent removes
-those of its slices that are over. This is for what both leave behind.
+those of its slices that are over. DeadUsages removes what neither of them has
+removed.
 """
 
 import logging

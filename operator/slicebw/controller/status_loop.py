@@ -258,7 +258,8 @@ class StatusLoop:
     def _roll_up(self, record: SliceRecord, state: _SliceState, now_s: float) -> tuple[SliceStatus, bool]:
         """Return the status as it should be, and whether it is complete.
 
-        It is not while its pods have yet to be listed; then it keeps the condition Enforced of the object.
+        A status is incomplete until the slice's pods have been listed; until then it keeps the object's condition
+        Enforced.
 
         The last list of pods is good enough as long as it leads to the condition that the object has. Before the
         condition becomes another one, whichever controller wrote it, the pods are listed again.
@@ -295,9 +296,11 @@ class StatusLoop:
         spec = record.spec
         if not spec.errors or state.event_generation == spec.generation:
             return
-        # The condition stands in the object: this controller or another one has emitted the Event before.
-        emitted = any(one.reason == "InvalidSpec" and one.observed_generation == spec.generation
-                   for one in record.status.conditions)  # fmt: skip
+        # If the object has the condition already, this controller or another one has emitted the Event.
+        emitted = any(
+            one.reason == "InvalidSpec" and one.observed_generation == spec.generation
+            for one in record.status.conditions
+        )
         if emitted or self._writer.emit(invalid_event(spec, int(self._wall_clock()))):
             state.event_generation = spec.generation
 

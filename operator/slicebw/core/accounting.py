@@ -59,7 +59,7 @@ def period_is_over(account: SliceAccount, now: Instant) -> bool:
 def start_next_period(
     before: SliceAccount, counted: SliceAccount, read_at: Instant | None, now: Instant
 ) -> SliceAccount:
-    """Start the period that ``now`` is in: usage starts again, cap state and Event marks are cleared.
+    """Start the period that ``now`` is in: usage starts again, cap state and notified flags are cleared.
 
     Periods stay in step with the first one, even if an end is noticed late. The bytes of the last reading are divided
     between the two periods by time, exactly: the two parts add up to the bytes counted.
@@ -77,7 +77,7 @@ def start_next_period(
     for traffic_class in TrafficClass:
         account = counted.of(traffic_class)
         delta = account.used_bytes - before.of(traffic_class).used_bytes
-        # Only the totals go on: cap state and Event marks belong to the period that ended.
+        # Only the totals go on: cap state and notified flags belong to the period that ended.
         fresh = ClassAccount(
             used_bytes=_part_since(start_s, delta, read_at, now),
             total_bytes=account.total_bytes,
@@ -182,7 +182,7 @@ def _merged(account: SliceAccount, report: UsageReport, start_s: int) -> SliceAc
     merged = replace(account, period_start_s=start_s)
     for traffic_class in TrafficClass:
         kept, usage = account.of(traffic_class), report.of(traffic_class)
-        # The counter when the class was reclaimed is the present one less the bytes counted since.
+        # What the class had counted when it was reclaimed: its counter now, less the bytes counted since.
         reclaimed_bytes = kept.counter_bytes - kept.total_bytes
         gap_bytes = max(0, reclaimed_bytes - usage.counter_bytes) if same_classes else 0
         merged = merged.with_class(traffic_class, _with_usage(kept, usage, gap_bytes))

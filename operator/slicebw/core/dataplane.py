@@ -1,4 +1,4 @@
-"""What is in the kernel, desired or observed, and what is a change of it.
+"""What the kernel has or should have (classes, table), and the changes between the two.
 
 The HTB tree has PlanetLab's shape::
 

@@ -67,7 +67,7 @@ class SliceAccount(Struct, frozen=True, gc=False):
     standard: ClassAccount = ClassAccount()
     exempt: ClassAccount = ClassAccount()
     live: bool = True
-    complained_generation: int = 0
+    invalid_event_generation: int = field(name="complained_generation", default=0)  # its key in the ledger's file
     """The last generation about whose errors an InvalidSpec Event was made."""
 
     @property
@@ -103,6 +103,6 @@ class Ledger(Struct, frozen=True):
     rebuilding: bool = False
     """The ledger was lost. It is restored from this node's previous reports as soon as they are known."""
     unplaced: frozenset[SliceKey] = frozenset()
-    """Slices for which no id was left. Their owners have been told."""
+    """Slices for which no id was left. An Event about each has been made."""
     mode: Mode | None = None
     """The mode of the node at the last pass; None before the first one."""

@@ -1,4 +1,4 @@
-"""Which pod and which address belong to which slice; the cost is that of what changed.
+"""Which pod and which address belong to which slice. Resolving again costs as much as has changed.
 
 A :class:`Membership` carries an index of its inputs, and :func:`resolve` continues from the last Membership. It copies
 what it changes: a pass may fail and start again from the same Membership.
@@ -115,9 +115,9 @@ def age(spec: SliceSpec) -> tuple[int, SliceKey]:
 
 
 def with_last_good_selectors(slices: Iterable[SliceSpec], before: Iterable[SliceSpec]) -> tuple[SliceSpec, ...]:
-    """The slices; one whose selector is wrong keeps the one it had ``before``, and with it its pods and their limits.
+    """Return the slices. One with an invalid selector keeps the selector from ``before``, and with it its pods.
 
-    One that never had a right selector has no pods: nobody knows which were meant. A result that equals the spec in
+    One that never had a valid selector has no pods: nobody knows which were meant. A result that equals the spec in
     ``before`` is the same object.
     """
     known = {spec.key: spec for spec in before}
@@ -349,7 +349,11 @@ def _by_pod(problem: PodProblem) -> tuple[str, str]:
 
 
 def _problems_of(pod: Pod, claim: _Claim | None) -> Iterator[tuple[SliceKey, PodProblem]]:
-    """The problems that a pod causes: for its slice, if the pod has no traffic of its own, and for all younger ones."""
+    """Yield the problems of a pod.
+
+    For the slice that has it, if the pod sends nothing of its own; for each younger slice, that it does not get the
+    pod.
+    """
     if not claim:
         return
     winner, *younger = claim

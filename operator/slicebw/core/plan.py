@@ -128,8 +128,15 @@ def plan_class(spec: ClassSpec, observed: ObservedClass | None) -> Iterable[Tree
 
 def _emptied(observed: ObservedClass) -> TreeChange:
     """Drop the queue of a class. Then it sends no more, its counter stands, and the next pass can delete it."""
-    rates = observed.rate_bps, observed.ceil_bps, observed.quantum_bytes
-    return ResetTokens(ClassSpec(observed.minor, observed.parent, *rates, leaf_major=observed.minor))
+    same = ClassSpec(
+        observed.minor,
+        observed.parent,
+        observed.rate_bps,
+        observed.ceil_bps,
+        observed.quantum_bytes,
+        observed.minor,
+    )
+    return ResetTokens(same)
 
 
 def matches(spec: ClassSpec, observed: ObservedClass) -> bool:

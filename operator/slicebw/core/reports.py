@@ -208,7 +208,7 @@ def node_report(
     capped_slices: int,
     overcommitted: str | None,
 ) -> NodeReport:
-    """The status of this node's NodeBandwidth."""
+    """Return the status of this node's NodeBandwidth."""
     foreign = observed.root_kind if observed.root is RootQdisc.FOREIGN else None
     message = not_enforced_reason(observed, settings.mode) or "; ".join(desired.node.errors) or "limits are in force"
     return NodeReport(

@@ -14,6 +14,13 @@ from slicebw.core.ledger import ClassAccount, Ledger, PendingEvent, SliceAccount
 from slicebw.core.membership import Membership, age
 
 
+class Observed(Struct, frozen=True):
+    """What the kernel has: the classes by minor, and where the nftables table sends each address."""
+
+    classes: Mapping[int, ObservedClass]
+    slice_id_by_address: Mapping[str, int]
+
+
 class Allocation(Struct, frozen=True):
     """The accounts, with one for every slice that has an id now; and the slices for which no id is left."""
 
@@ -27,7 +34,7 @@ def allocate(
     ledger: Ledger,
     specs: Mapping[SliceKey, SliceSpec],
     membership: Membership,
-    kernel: tuple[Mapping[int, ObservedClass], Mapping[str, int]],
+    kernel: Observed,
     now: Instant,
     changed: Collection[SliceKey] | None = None,
 ) -> Allocation:
@@ -42,7 +49,7 @@ def allocate(
         ledger: the accounts known.
         specs: every SliceBandwidth known.
         membership: which slices have pods here.
-        kernel: the observed classes by minor, and the observed table's address -> slice id.
+        kernel: what the last dump showed.
         now: becomes a newcomer's period start.
         changed: the slices among which newcomers can be; None: look at all.
     """
@@ -50,14 +57,12 @@ def allocate(
     newcomers = [key for key in candidates if (known := ledger.slices.get(key)) is None or not known.slice_id]
     if not newcomers:
         return Allocation(ledger.slices, ledger.last_slice_id, frozenset(), ())
-    classes, table = kernel
     accounts = dict(ledger.slices)
-    ids = _Ids(accounts.values(), classes, ledger.last_slice_id)
-    in_table = ids.unowned(table, membership.addresses)
+    ids = _Ids(accounts.values(), kernel.classes, ledger.last_slice_id)
+    in_table = ids.unowned(kernel.slice_id_by_address, membership.addresses)
     unplaced: set[SliceKey] = set()
     events: list[PendingEvent] = []
     gone: Iterator[SliceKey] | None = None
-    # Oldest first, so that the order of events does not decide which slice stays without an id.
     for spec in sorted((specs[key] for key in newcomers), key=age):
         slice_id = ids.reclaim(in_table.get(spec.key)) or ids.next_free()
         if slice_id is None:
@@ -66,10 +71,10 @@ def allocate(
             slice_id = _release(accounts, gone)
         if slice_id is None:
             unplaced.add(spec.key)
-            if spec.key not in ledger.unplaced:  # else its owner has been told
+            if spec.key not in ledger.unplaced:  # else its Event was made before
                 events.append(unplaced_event(spec, MAX_SLICES, now.wall_s))
             continue
-        accounts[spec.key] = _placed(spec, slice_id, classes, now, accounts.get(spec.key))
+        accounts[spec.key] = _placed(spec, slice_id, kernel.classes, now, accounts.get(spec.key))
     return Allocation(accounts, ids.last, frozenset(unplaced), tuple(events))
 
 
@@ -104,18 +109,17 @@ def _placed(
 def _gone(
     accounts: Mapping[SliceKey, SliceAccount],
     present: frozenset[SliceKey],
-    kernel: tuple[Mapping[int, ObservedClass], Mapping[str, int]],
+    kernel: Observed,
 ) -> Iterator[SliceKey]:
     """Yield slices that have left neither a class nor an address in the kernel; the earliest end of period first."""
-    classes, table = kernel
     # 0 marks a slice without an id, so there is none to take.
-    used = {slice_id_of(minor) for minor in classes} | {0, *table.values()}
+    used = {slice_id_of(minor) for minor in kernel.classes} | {0, *kernel.slice_id_by_address.values()}
     gone = [one for one in accounts.values() if not one.live and one.key not in present and one.slice_id not in used]
     return (account.key for account in sorted(gone, key=lambda account: (account.period_end_s, account.key)))
 
 
 def _release(accounts: dict[SliceKey, SliceAccount], gone: Iterator[SliceKey]) -> int | None:
-    """Take the id of the next slice that is gone, which is only remembered from now on; None where none is left."""
+    """Take the id from the next slice in ``gone``, whose account stays without an id; None if there is none."""
     key = next(gone, None)
     if key is None:
         return None

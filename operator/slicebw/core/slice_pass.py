@@ -73,12 +73,12 @@ class ClassOutcome(Struct, frozen=True, gc=False):
     leaf: ClassSpec
     """The HTB class it should have."""
     changes: tuple[TreeChange, ...]
-    """What makes the observed class like it."""
+    """The changes that bring the observed class to ``leaf``."""
     usage: ClassUsage
     events: tuple[PendingEvent, ...]
     capped: bool
     steady: bool
-    """Whether it stays so however much time passes: a cap moves with every second."""
+    """Whether the outcome is independent of time. A capped class's is not: its rate is computed anew at every pass."""
     time_to_threshold_ns: int
 
 
@@ -98,7 +98,7 @@ class SliceOutcome(Struct, frozen=True, gc=False):
     capped: bool
     time_to_threshold_ns: int
     live_until_s: int
-    """When the period of a slice that is on the node ends; far away for others, whose end nobody waits for."""
+    """The end of the running period if the slice is on the node, else FAR_S: no pass is made for that end."""
 
 
 def slice_outcome(
@@ -109,7 +109,7 @@ def slice_outcome(
     interval: Interval,
     last: SliceOutcome | None,
 ) -> SliceOutcome | None:
-    """Decide what a slice comes to. None: its period is over, nothing of it is left, and it is forgotten.
+    """Decide one slice's outcome. None purges it: its period is over, and it has neither pods nor classes here.
 
     Args:
         account: as the ledger has it.
@@ -146,7 +146,7 @@ def slice_outcome(
         usage=usage_report(current, claim.spec, claim.problems, usages, node.not_enforced_reason),
         events=events + of_standard.events + of_exempt.events,
         changes=of_standard.changes + of_exempt.changes,
-        good_until_s=current.period_end_s if of_standard.steady and of_exempt.steady else 0,  # 0: once more
+        good_until_s=current.period_end_s if of_standard.steady and of_exempt.steady else 0,  # 0: until the next pass
         capped=of_standard.capped or of_exempt.capped,
         time_to_threshold_ns=min(of_standard.time_to_threshold_ns, of_exempt.time_to_threshold_ns),
         live_until_s=current.period_end_s,
@@ -192,9 +192,9 @@ def _under_claim(account: SliceAccount, claim: Claim, now_s: int) -> tuple[Slice
     generation = account.generation if spec.errors else spec.generation
     if (account.limits, account.generation, account.uid, account.live) != (limits, generation, spec.uid, True):
         account = replace(account, limits=limits, generation=generation, uid=spec.uid, live=True)
-    if not spec.errors or account.complained_generation == spec.generation:
+    if not spec.errors or account.invalid_event_generation == spec.generation:
         return account, ()
-    return replace(account, complained_generation=spec.generation), (invalid_event(spec, now_s),)
+    return replace(account, invalid_event_generation=spec.generation), (invalid_event(spec, now_s),)
 
 
 def _kept_classes(last: SliceOutcome | None, current: SliceAccount) -> tuple[ClassOutcome | None, ClassOutcome | None]:
@@ -215,7 +215,7 @@ def _class_outcome(
     now: Instant,
     last: ClassOutcome | None,
 ) -> ClassOutcome:
-    """Decide what one class comes to, or keep what it came to if nothing about it has moved."""
+    """Decide one class's outcome; return the last one if neither its counter nor its observed class has changed."""
     counted = slice_account.of(traffic_class)
     if last is not None and last.steady and last.account is counted and last.observed is observed:
         return last
@@ -223,13 +223,13 @@ def _class_outcome(
     left_ns = slice_account.period_end_s * NS - now.wall_ns
     decision = decide_rate(limits, traffic_class, counted.used_bytes, left_ns, node.settings)
     events = _cap_events(slice_account, traffic_class, decision, node.settings.mode, now.wall_s)
-    account = _with_cap_state(counted, capped=decision.capped, told=bool(events), now_s=now.wall_s)
+    account = _with_cap_state(counted, capped=decision.capped, notified=bool(events), now_s=now.wall_s)
     leaf = leaf_class(traffic_class, slice_account.slice_id, decision.kernel, limits.share)
     if last is not None and last.leaf == leaf:
         leaf = last.leaf  # the same object, so that the tree is seen to be the same
     # A class that has just crossed its threshold went on sending until its cap took hold. The next reading shows how
     # much, and corrects the cap: it is due as soon as if the class could cross again.
-    crossing = not decision.capped or counted.capped_since_s is None
+    may_cross = not decision.capped or counted.capped_since_s is None
     to_go_bytes = limits.threshold_bytes - counted.used_bytes
     return ClassOutcome(
         account=account,
@@ -240,7 +240,7 @@ def _class_outcome(
         events=events,
         capped=decision.capped,
         steady=not decision.capped and account is counted,
-        time_to_threshold_ns=time_to_threshold_ns(to_go_bytes, decision.kernel.max_bps) if crossing else FAR_NS,
+        time_to_threshold_ns=time_to_threshold_ns(to_go_bytes, decision.kernel.max_bps) if may_cross else FAR_NS,
     )
 
 
@@ -272,10 +272,10 @@ def _period_end_events(before: SliceAccount, settings: NodeSettings, now_s: int)
     )
 
 
-def _with_cap_state(account: ClassAccount, *, capped: bool, told: bool, now_s: int) -> ClassAccount:
-    """Return the account with its cap state and Event marks; the same object if they are right already."""
+def _with_cap_state(account: ClassAccount, *, capped: bool, notified: bool, now_s: int) -> ClassAccount:
+    """Return the account with its cap state and notified flags; the same object if nothing changes."""
     if capped and account.capped_since_s is None:
         return replace(account, capped_since_s=now_s, notified_capped=True)
     if not capped and account.capped_since_s is not None:
-        return replace(account, capped_since_s=None, notified_restored=account.notified_restored or told)
+        return replace(account, capped_since_s=None, notified_restored=account.notified_restored or notified)
     return account

@@ -266,7 +266,7 @@ def test_a_report_that_comes_while_its_object_is_written_is_written_too(desk: De
     assert desk.sink.written == [UsageRemoval(key("first")), UsageWrite(usage("first"), NOW_S)]
 
 
-def test_an_event_is_written_and_delivered_once_however_often_it_is_owed(desk: Desk) -> None:
+def test_an_event_is_written_and_delivered_once_however_often_it_is_pending(desk: Desk) -> None:
     desk.busy()
     for _ in range(3):
         desk.queue.report((), (), [NOTE], None)

@@ -223,7 +223,7 @@ def test_a_slice_that_was_never_valid_gets_the_defaults() -> None:
     assert node.classes[STANDARD].ceil_bps == 1000 * M
 
 
-def test_one_more_slice_than_there_are_ids_is_refused_and_told_once() -> None:
+def test_one_more_slice_than_there_are_ids_is_unplaced_with_one_event() -> None:
     names = [f"ns{n:04}/s" for n in range(MAX_SLICES + 1)]
     specs = [spec(name, created_s=n) for n, name in enumerate(names)]
     pods = tuple(pod(f"ns{n:04}/p", f"10.{n // 65536}.{n // 256 % 256}.{n % 256}") for n in range(len(names)))
@@ -253,7 +253,7 @@ def test_freed_ids_are_reused_last() -> None:
     assert node.ledger.slices[second.key].slice_id == 2
 
 
-def test_after_a_lost_ledger_the_class_that_serves_the_address_is_taken_over() -> None:
+def test_after_a_lost_ledger_the_class_that_serves_the_address_is_reclaimed() -> None:
     node = one_slice()
     node.send(STANDARD, 5 * M)
     node.ledger = Ledger()
@@ -329,7 +329,7 @@ def test_a_stepped_wall_clock_neither_shortens_nor_lengthens_a_period(step: int)
     assert account.standard.capped_since_s == START_S + 1000 + step
 
 
-def test_the_outbox_is_bounded() -> None:
+def test_pending_events_are_bounded() -> None:
     node = one_slice()
     node.ledger = replace(node.ledger, pending_events=node.ledger.pending_events * 0)
     for second in range(1, PENDING_EVENTS_LIMIT + 10):
@@ -404,7 +404,7 @@ def test_only_what_has_moved_is_decided_anew() -> None:
     second = node.run(at(2))
     moved, still = SliceKey("a", "s"), SliceKey("b", "s")
     before, after = (
-        {outcome.account.key: outcome for outcome in result.memory.sum.outcomes} for result in (first, second)
+        {outcome.account.key: outcome for outcome in result.memory.totals.outcomes} for result in (first, second)
     )
     (was_standard, was_exempt), (standard, exempt) = before[moved].classes, after[moved].classes
     assert standard is not was_standard

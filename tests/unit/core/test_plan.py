@@ -43,7 +43,7 @@ def test_a_bare_device_gets_the_whole_tree_parents_first() -> None:
     ]
 
 
-def test_what_is_as_wanted_is_left_alone() -> None:
+def test_what_is_as_desired_is_left_alone() -> None:
     assert plan_tree(WANTED, tree_of(observed(WANTED)), ()) == ()
 
 
