@@ -14,8 +14,8 @@ from tests.support.topology import Host, wait_until
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
-ROOT = "root"
-ROOT_CLASS = "1:1000"
+HOST = "host"
+HOST_CLASS = "1:1000"
 """The class of what the node itself sends."""
 SETTLE_S = 1.5
 MEASURED_S = 5.0
@@ -50,7 +50,7 @@ def rates_bps(lab: FolderLab, slice_ids: Sequence[str]) -> list[float]:
 
 
 VECTORS: dict[str, tuple[dict[str, Any], list[float]]] = {
-    "the node itself and five slices": ({ROOT: None, **{f"s{i}": {} for i in range(5)}}, [5, 1, 1, 1, 1, 1]),
+    "the node itself and five slices": ({HOST: None, **{f"s{i}": {} for i in range(5)}}, [5, 1, 1, 1, 1, 1]),
     "five slices": ({f"s{i}": {} for i in range(5)}, [2, 2, 2, 2, 2]),
     "two slices, one with a guarantee of 2 Mbit/s": ({"s0": {"standard": {"minRate": "2M"}}, "s1": {}}, [6, 4]),
     "two slices with shares of 3 and 1": ({"s0": {"share": 3}, "s1": {}}, [7.5, 2.5]),
@@ -69,8 +69,8 @@ def test_all_senders_get_their_published_shares_of_the_node_cap(tmp_path: Path, 
         for name in slices:
             wait_until(lambda name=name: lab.ceil_bps(name) == 10 * M, f"{name} is served")  # type: ignore[misc]
         for name in specs:
-            flows.enter_context(flow(lab, lab.net.node if name == ROOT else lab.pod(name)))
-        slice_ids = [ROOT_CLASS if name == ROOT else lab.slice_id(name) for name in specs]
+            flows.enter_context(flow(lab, lab.net.node if name == HOST else lab.pod(name)))
+        slice_ids = [HOST_CLASS if name == HOST else lab.slice_id(name) for name in specs]
         measured_mbps = [rate / M for rate in rates_bps(lab, slice_ids)]
     print(f"{vector}, {flow.__name__}: {' '.join(f'{rate:.2f}' for rate in measured_mbps)} Mbit/s")
     assert measured_mbps == [pytest.approx(rate, rel=0.1) for rate in published_mbps]

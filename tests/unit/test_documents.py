@@ -1,4 +1,4 @@
-"""Documents name files that exist: a file that is renamed is renamed in them, too."""
+"""Documents name files and tests that exist: one that is renamed is renamed in them, too."""
 
 import re
 from pathlib import Path
@@ -27,11 +27,30 @@ def named_files(document: Path) -> set[str]:
     return set(re.findall(r"`(\w[\w.-]*/[\w./-]+\.(?:py|md|yaml))`", document.read_text()))
 
 
+def existing_tests() -> set[str]:
+    """Every test function, and every module of tests."""
+    modules = list((ROOT / "tests").rglob("test_*.py"))
+    functions = [re.findall(r"^ *def (test_\w+)", module.read_text(), re.MULTILINE) for module in modules]
+    return {name for found in functions for name in found} | {module.stem for module in modules}
+
+
+def named_tests(document: Path) -> set[str]:
+    """Tests that a document names in code font, with or without their file."""
+    return set(re.findall(r"`(?:[\w./-]+::)?(test_\w+)`", document.read_text()))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_that_a_document_names_exists(document: Path) -> None:
     assert [link for link in sorted(links(document)) if not (document.parent / link).exists()] == []
     named = named_files(document)
     assert [name for name in sorted(named) if not any((folder / name).exists() for folder in FOLDERS)] == []
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    existing = existing_tests()
+    named = {(document.name, name) for document in DOCUMENTS for name in named_tests(document)}
+    assert named
+    assert sorted((document, name) for document, name in named if name not in existing) == []
 
 
 def test_the_index_lists_every_decision() -> None:

@@ -13,7 +13,8 @@ MOST_PARAMETERS = 7
 MOST_CORE_FILES = 15
 
 OLD_WORDS = re.compile(
-    r"(^|_)(wishes|snapshot|classification|class_id|root_id|event_note|outbox|forgive_debt|set_leaf|verdict|decisions)"
+    r"(^|_)(wishes|snapshot|classification|class_id|root_id|event_note|outbox|forgive_debt|set_leaf|verdict|decisions"
+    r"|owed|mirror|census|judge|admission|counted_in|take_up|told)"
     r"(e?s)?(_|$)"
 )
 """Words that the glossary has replaced. ``class_id`` was a slice id; tc's word is classid."""
