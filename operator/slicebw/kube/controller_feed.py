@@ -54,17 +54,17 @@ class ApiClusterFeed:
             informer.stop()
 
     def synced(self) -> bool:
-        """Return whether complete lists of SliceBandwidths and BandwidthUsages have arrived."""
+        """Tell whether all SliceBandwidths and BandwidthUsages have been listed once. Nothing is known before."""
         return self._slice_informer.listed and self._usage_informer.listed
 
     def changed(self) -> frozenset[SliceKey]:
-        """Return the slices that changed since the last call, themselves or in a usage."""
+        """Return the slices that changed since the last call. A change of a slice's usages counts."""
         with self._lock:
             changed, self._changed = self._changed, set()
         return frozenset(changed)
 
     def slice_record(self, key: SliceKey) -> SliceRecord | None:
-        """Return one SliceBandwidth, or None if it does not exist."""
+        """Return a SliceBandwidth; None if it does not exist (any more)."""
         with self._lock:
             return self._slices.get(key)
 
@@ -93,7 +93,7 @@ class ApiClusterFeed:
             return sum(map(len, self._usages.values()))
 
     def nodes(self) -> frozenset[str] | None:
-        """Return the names of all Nodes, or None before a complete list of them has arrived."""
+        """Return the names of all Nodes; None before a complete list of them has been read."""
         return frozenset(self._node_informer.values()) if self._node_informer.listed else None
 
     def upsert_slice(self, obj: Object) -> None:

@@ -31,13 +31,10 @@ class ApiClusterWriter:
         self._feed = feed
 
     def write(self, statuses: Mapping[SliceKey, tuple[SliceStatus, str]]) -> Mapping[SliceKey, str]:
-        """Write statuses. Return the error text of each one that was not written.
+        """Write statuses. Returns the slices whose status could not be written, with the reason.
 
-        A deleted slice counts as written.
-
-        Args:
-            statuses: for each slice its status, and the resourceVersion of the object that the status was made from. If
-                the object has another version by now, the status is not written.
+        Each status comes with the resourceVersion of the object that it was made for, and is written over no other
+        one. A slice that is gone counts as written.
         """
         try:
             return self._api.call(self._write_all(statuses), CALL_TIMEOUT_S)
@@ -45,7 +42,7 @@ class ApiClusterWriter:
             return dict.fromkeys(statuses, "no answer in time")
 
     def emit(self, pending: PendingEvent) -> bool:
-        """Create an Event unless it exists. Return False if it must be tried again."""
+        """Emit an Event, if it is not there already; false where it has to be tried again."""
         _, obj = event.to_object(pending)
         try:
             self._api.call(self._api.client.create(EVENTS, obj), CALL_TIMEOUT_S)
@@ -57,9 +54,9 @@ class ApiClusterWriter:
         return True
 
     def pods(self, namespace: str) -> Mapping[str, Sequence[Pod]] | str | None:
-        """Return the pods of a namespace by node, no older than the call.
+        """Return the pods of a namespace by node, as they are now (no older than the call).
 
-        Returns the error text if the API server refuses, and None if there is no answer: try again later.
+        Returns the API server's message if it refuses the list, and None if it does not answer: then retry.
         """
         try:
             return self._api.call(self._pods_by_node(namespace), CALL_TIMEOUT_S)
@@ -72,7 +69,7 @@ class ApiClusterWriter:
             return None
 
     def node_exists(self, name: str) -> bool | None:
-        """Ask the API server whether a Node exists. Return None if there is no answer."""
+        """Ask the API server itself whether a Node exists; None if it does not say."""
         try:
             self._api.call(self._api.client.get(NODES.path(name=name)), CALL_TIMEOUT_S)
         except ApiRefused as refusal:
@@ -82,7 +79,7 @@ class ApiClusterWriter:
         return True
 
     def delete_usage(self, namespace: str, name: str, uid: str) -> bool:
-        """Delete a BandwidthUsage if it still has this uid. Return whether it is gone."""
+        """Delete a BandwidthUsage, only if it still has this uid. Returns whether it is gone."""
         try:
             self._api.call(self._api.client.delete(BANDWIDTH_USAGES, namespace, name, uid), CALL_TIMEOUT_S)
         except ApiRefused as refusal:
