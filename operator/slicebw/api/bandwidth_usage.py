@@ -207,6 +207,6 @@ def _count(value: object) -> int:
 def _slice_id(value: object) -> int:
     match = _CLASSID.fullmatch(value) if isinstance(value, str) else None
     slice_id = slice_id_of(int(match[1], 16)) if match is not None else None
-    if slice_id is None:
+    if slice_id is None:  # no classid, or that of an inner class
         raise QuantityError(f"{shown(value)} must be the classid of a slice (1:1001)")
     return slice_id

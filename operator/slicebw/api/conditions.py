@@ -67,6 +67,7 @@ def _parse(item: object) -> Condition | None:
     if not isinstance(item, Mapping):
         return None
     type_, status = item.get("type"), item.get("status")
+    # Nothing can be carried over without these two; a wrong reason or message does no harm.
     if not isinstance(type_, str) or status not in (TRUE, FALSE, UNKNOWN):
         return None
     reason, message = item.get("reason"), item.get("message")

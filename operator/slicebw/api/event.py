@@ -56,7 +56,7 @@ def to_object(pending: PendingEvent, node_name: str = "", node_uid: str | None =
         "reportingInstance": (node_name or component)[:_MAX_INSTANCE_LENGTH],
         "firstTimestamp": at,
         "lastTimestamp": at,
-        "count": 1,
+        "count": 1,  # an Event exists once and is never updated, so repetitions are never counted
     }
 
 
@@ -65,4 +65,5 @@ def _cut(message: str) -> str:
     encoded = message.encode()
     if len(encoded) <= MAX_MESSAGE_BYTES:
         return message
+    # Ignore errors: the cut may be in the middle of a character.
     return encoded[: MAX_MESSAGE_BYTES - 3].decode(errors="ignore") + "..."

@@ -95,6 +95,7 @@ class Fields:
         for name in self._values:
             if name in allowed:
                 continue
+            # Such a name is shown cut off, as a value: an error's path has to stay readable.
             if not isinstance(name, str) or len(name) > _LONGEST_FIELD:
                 self.fail("", f"{shown(name)} is not a field here; there are {', '.join(allowed)}")
                 continue
@@ -119,6 +120,7 @@ class Metadata:
         self.name = _text(values.get("name"))
         self.uid = _text(values.get("uid"))
         generation = values.get("generation")
+        # True and False are ints in Python, and in JSON they are not numbers.
         self.generation = generation if isinstance(generation, int) and not isinstance(generation, bool) else 0
         self.created_s = lenient_time(values.get("creationTimestamp")) or 0
         self.deleting = values.get("deletionTimestamp") is not None

@@ -152,6 +152,7 @@ def _exempt_destinations(spec: Fields) -> tuple[str, ...] | None:
     if len(items) > MAX_EXEMPT_DESTINATIONS:
         spec.fail("exemptDestinations", f"{len(items)} are too many: use at most {MAX_EXEMPT_DESTINATIONS}")
     destinations: dict[str, None] = {}
+    # Not a set: the order stays that of the object, so that an equal spec gives an equal value.
     for index, (_, item) in enumerate(items[:MAX_EXEMPT_DESTINATIONS]):
         try:
             destinations[_destination(item)] = None
@@ -169,6 +170,7 @@ def _destination(value: object) -> str:
         network: IPv4Network | IPv6Network = ip_network(value, strict=False)
     except ValueError:
         raise QuantityError(f"{shown(value)} is not a network: {usage}") from None
+    # A bit behind the prefix is more likely a slip in the prefix than meant, and it would exempt a whole network.
     if "/" in value and ip_network(value.split("/")[0]).network_address != network.network_address:
         raise QuantityError(f"{shown(value)} has bits set behind its prefix: did you mean {network}?")
     return str(network)

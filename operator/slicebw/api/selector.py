@@ -38,6 +38,7 @@ def parse(value: object, path: str, errors: list[str], *, strict: bool) -> Selec
 
 def _match_labels(fields: Fields) -> list[Requirement]:
     requirements = []
+    # In a fixed order, so that equal selectors are equal values; by text, because in YAML a key may be a number.
     for key in sorted(fields.names(), key=str):
         try:
             name = _key(key)

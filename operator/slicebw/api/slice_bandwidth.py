@@ -122,6 +122,7 @@ def status_object(key: SliceKey, status: SliceStatus, version: str = "") -> dict
         "exempt": _class_object(status.exempt),
         "conditions": conditions.to_list(status.conditions),
     }
+    # A field that is left out of the apply is removed from the object: no period is running.
     if status.period_start_s is not None:
         body["periodStart"] = time_text(status.period_start_s)
     return {
@@ -183,9 +184,11 @@ def _class_limits(fields: Fields, traffic_class: TrafficClass, share: int | None
     if min_rate_bps is not None and max_rate_bps is not None and min_rate_bps > max_rate_bps:
         text = f"{shown(fields.raw('minRate'))} is above the maxRate of {shown(fields.raw('maxRate'))}"
         fields.fail("minRate", f"{text}: use at most that")
+    # Even if the budget is wrong: all errors of an object are named at once.
     threshold_bytes = _threshold(fields, default.budget_bytes, budget_bytes)
     if min_rate_bps is None or budget_bytes is None or threshold_bytes is None or share is None:
         return None
+    # A minRate above the maxRate, or a wrong maxRate: that one is None just as an absent one.
     if len(fields.errors) > errors_before:
         return None
     return ClassLimits(min_rate_bps, max_rate_bps, budget_bytes, threshold_bytes, share)

@@ -86,6 +86,7 @@ def agent(
         serve_health(stack, liveness_address, liveness_port, probes, lambda: _metrics(loop, edges))
         run(stack, [*edges.services, ThreadService(loop)])
         log.info("agent started version=%s node=%s netns=%s state_dir=%s", __version__, node, netns or "own", state_dir)
+        # Polled, because a loop that ends by itself has to end the command, too.
         while not stop.wait(1.0):
             if not loop.is_alive():  # it could not enter the namespace, or open its sockets
                 break
@@ -110,6 +111,7 @@ def _reconciler(
     from slicebw.kernel.htb import HtbShaper
     from slicebw.kernel.nft import NftClassifier
 
+    # Opened in this thread: a netlink socket belongs to the network namespace of the thread that opens it.
     shaper, classifier = HtbShaper(), NftClassifier()
     ports = Ports(shaper, classifier, edges.feed, FileStore(state_dir), edges.reports)
     reconciler = Reconciler(ports, SystemClock(), ReportThrottle(report_interval_s * NS), uplink)

@@ -48,6 +48,7 @@ class ApiMetrics:
 
 def page(*collectors: Collector) -> "Page":
     """Return a page with these collectors, the version, and the process's CPU, memory and files."""
+    # Not the global registry: prometheus_client fills that one with collectors about Python.
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     for collector in (BuildInfo(), *collectors):

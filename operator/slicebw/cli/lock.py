@@ -27,10 +27,10 @@ def node_lock(state_dir: Path, stop: threading.Event) -> Iterator[None]:
             if not logged:
                 log.warning("another agent holds %s; waiting until it stops", state_dir / "lock")
             logged = True
-            stop.wait(0.2)
+            stop.wait(0.2)  # polled, because a blocking flock would not end when ``stop`` is set
         yield
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # the file stays: another process may wait for the lock on it
 
 
 def is_held(state_dir: Path) -> bool:

@@ -107,6 +107,7 @@ def _rows(ledger: Ledger, tree: ObservedTree, table: NftTable) -> Iterator[Row]:
             listed.add(minor)
             yield _account_row(account, traffic_class, minor, tree, tuple(addresses.get(account.slice_id, ())))
     for minor, observed in sorted(tree.classes.items()):
+        # Inner classes have no leaf qdisc; they are part of every tree.
         if minor not in listed and observed.leaf_major:
             yield _row("(unknown)", None, minor, "orphan", tree)
 

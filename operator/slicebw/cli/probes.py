@@ -39,6 +39,7 @@ class ProbeServer:
             if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 wrong, better = f"--liveness-address {address}", "use an address of this machine, or 0.0.0.0 for all"
             raise UsageError(f"{wrong}: cannot listen there ({error.strerror}); {better}") from error
+        # A slow scrape must not keep the process from ending.
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 
@@ -82,6 +83,7 @@ def _handler(probes: Mapping[str, Probe], pages: Mapping[str, Page]) -> type[Bas
             try:
                 kind, body = page(self.headers.get("Accept", ""))
             except Exception:
+                # A page that fails must not look like a process that is gone.
                 log.exception("%s cannot be served", self.path)
                 self._text(HTTPStatus.INTERNAL_SERVER_ERROR, "failed; see the log")
                 return
