@@ -49,7 +49,7 @@ def allocate(
         ledger: the accounts known.
         specs: every SliceBandwidth known.
         membership: which slices have pods here.
-        kernel: what the last dump showed.
+        kernel: the observed classes and table.
         now: becomes a newcomer's period start.
         changed: the slices among which newcomers can be; None: look at all.
     """
