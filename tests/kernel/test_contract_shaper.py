@@ -33,6 +33,7 @@ class World:
     shaper: Shaper
     delete_tree: Callable[[], object]
     put_foreign_root: Callable[[], object]
+    rename: Callable[[str, str], object]
     send: Callable[[int], int]
     """Lets the default class send this many packets. Returns their bytes."""
 
@@ -55,7 +56,11 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
             fake.send(0x1FFF, packets * 1042)
             return packets * 1042
 
-        yield World(fake, device.lose_tree, put_foreign_root, send)
+        def rename(old: str, new: str) -> None:
+            fake.devices[new] = fake.devices.pop(old)
+            fake.default_device = new
+
+        yield World(fake, device.lose_tree, put_foreign_root, rename, send)
         return
     lab: Topology = request.getfixturevalue("lab")
     run = lab.node.run
@@ -65,6 +70,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         shaper,
         lambda: run("tc", "qdisc", "del", "dev", UPLINK, "root"),
         lambda: run(*foreign),
+        lambda old, new: run("ip", "link", "set", old, "name", new),
         lambda packets: lab.send_udp(lab.node, lab.sink.address, packets, 1000),
     )
     shaper.close()
@@ -78,6 +84,27 @@ def test_an_uplink_as_found_has_a_default_root_and_no_classes(world: World) -> N
 
 def test_without_a_name_it_is_the_device_of_the_default_route(world: World) -> None:
     assert world.shaper.read(None) == world.shaper.read(UPLINK)
+
+
+def test_a_device_is_the_same_one_under_another_name(world: World) -> None:
+    before = world.shaper.find(UPLINK)
+    assert before == world.shaper.find(None)
+    assert before is not None
+    assert before.name == UPLINK
+    assert world.shaper.find(before) == before
+    world.apply(*creation(tree()))
+    world.rename(UPLINK, "wan7")
+    after = replace(before, name="wan7")
+    assert world.shaper.find(before) == world.shaper.find("wan7") == world.shaper.find(None) == after
+    assert world.shaper.find(UPLINK) is None
+    assert world.shaper.find(replace(before, netns=before.netns + 1)) is None, "of another namespace the name counts"
+    seen = world.shaper.read(before.ifindex)
+    assert seen == world.shaper.read("wan7")
+    assert (seen.device, seen.ifindex, seen.netns, seen.root) == ("wan7", before.ifindex, before.netns, RootQdisc.OURS)
+    assert world.shaper.apply(before.ifindex, [DeleteClass(0x1001)], LINE_RATE_BPS) == []
+    assert 0x1001 not in world.shaper.read(before.ifindex).classes
+    with pytest.raises(UplinkError):
+        world.shaper.read(UPLINK)
 
 
 def test_a_created_tree_is_observed(world: World) -> None:

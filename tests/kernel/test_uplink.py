@@ -97,6 +97,23 @@ def test_a_device_that_is_known_is_looked_up_again_when_it_is_another_one(node: 
         links.find("wan1")
 
 
+def test_a_number_stays_with_its_device_and_is_of_one_namespace(node: Namespace, links: Links) -> None:
+    found = links.find("wan1")
+    node.ip("link set wan1 down\nlink set wan1 name old\nlink set wan2 down\nlink set wan2 name wan1\n")
+    assert links.find(found.ifindex).name == "old"
+    node.ip("link del old\n")
+    assert links.lookup(found.ifindex) is None
+    with pytest.raises(UplinkError, match=f"there is no device with number {found.ifindex}; there are lo, "):
+        links.find(found.ifindex)
+    assert links.namespace() == Links().namespace()
+    other = Namespace("other")
+    try:
+        with other.inside():
+            assert links.namespace() != Links().namespace()
+    finally:
+        other.close()
+
+
 def test_the_line_rate_is_what_the_driver_says_or_unknown(node: Namespace, links: Links) -> None:
     node.ip("link add name quiet type ifb\nlink set quiet up\n")
     assert links.line_rate_bps(links.find("wan0")) == 10_000_000_000

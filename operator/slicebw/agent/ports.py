@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from slicebw.core.clock import TokenBucket
-from slicebw.core.dataplane import FailedChange, NftTable, ObservedTree, TableChange, TreeChange
+from slicebw.core.dataplane import Device, FailedChange, NftTable, ObservedTree, TableChange, TreeChange
 from slicebw.core.desired import DesiredState, SliceKey
 from slicebw.core.ledger import Ledger, PendingEvent
 from slicebw.core.reports import NodeReport, ReportWrite, UsageReport
@@ -17,11 +17,21 @@ from slicebw.core.reports import NodeReport, ReportWrite, UsageReport
 class Shaper(Protocol):
     """The HTB tree of the node's uplink."""
 
-    def read(self, device: str | None) -> ObservedTree:
-        """Read the whole tree of ``device``; None: the default route's device. Raises UplinkError, KernelError."""
+    def find(self, device: Device | str | None) -> Device | None:
+        """Return a device under its present name; None: that of the default route. Returns None if there is none.
+
+        A Device of this network namespace is looked up by its number, any other by its name. Raises KernelError.
+        """
         ...
 
-    def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> Sequence[FailedChange]:
+    def read(self, device: str | int | None) -> ObservedTree:
+        """Read the whole tree of a device by name or number; None: the default route's device.
+
+        Raises UplinkError, KernelError.
+        """
+        ...
+
+    def apply(self, device: str | int, changes: Sequence[TreeChange], line_rate_bps: int) -> Sequence[FailedChange]:
         """Carry out changes in order, in as few batches as possible. Returns those that the kernel refused.
 
         A refused change does not stop the others. Raises UplinkError, KernelError if the kernel does not answer.

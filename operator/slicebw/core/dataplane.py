@@ -111,6 +111,25 @@ class RootQdisc(StrEnum):
     """Another program: its classful tree is never touched."""
 
 
+class Device(Struct, frozen=True):
+    """A network device. A name can pass to another device; the number stays through a rename.
+
+    ``ifindex`` is unique within one network namespace and one boot; 0: not known. ``netns`` is a number of the
+    namespace that no other one of this boot has.
+    """
+
+    name: str
+    ifindex: int = 0
+    netns: int = 0
+
+
+class UplinkTrouble(Struct, frozen=True):
+    """Why the device that is shaped may not be the one that carries the node's traffic. ``reason`` is CamelCase."""
+
+    reason: str
+    message: str
+
+
 class ObservedTree(Struct, frozen=True):
     """One complete dump of a device. ``line_rate_bps`` is the speed that the device reports, if it reports any."""
 
@@ -119,6 +138,10 @@ class ObservedTree(Struct, frozen=True):
     root_kind: str
     classes: Mapping[int, ObservedClass]
     line_rate_bps: int | None = None
+    ifindex: int = 0
+    netns: int = 0
+    uplink_trouble: UplinkTrouble | None = None
+    """Set by whoever chose the device."""
 
 
 _MOST_SHOWN: Final = 100

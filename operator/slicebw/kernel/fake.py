@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_network
+from itertools import count
 
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from slicebw.core.dataplane import (
     CreateClass,
     CreateRoot,
     DeleteClass,
+    Device,
     FailedChange,
     NftTable,
     ObservedClass,
@@ -56,6 +58,8 @@ class FakeDevice:
     """One device. ``root_kind`` is what ``tc qdisc show`` would call its root qdisc."""
 
     line_rate_bps: int | None = 10_000_000_000
+    ifindex: int = field(default_factory=count(1).__next__)
+    """It stays with the device when a test moves it to another name."""
     root: RootQdisc = RootQdisc.DEFAULT
     root_kind: str = "noqueue"
     classes: dict[int, ObservedClass] = field(default_factory=dict)
@@ -73,6 +77,7 @@ class FakeShaper:
     def __init__(self, *names: str) -> None:
         self.devices = {name: FakeDevice() for name in names or ("uplink0",)}
         self.default_device: str | None = next(iter(self.devices))
+        self.netns = 1
         self.applied: list[TreeChange] = []
         """Every change carried out, in order."""
         self.torn_reads = 0
@@ -81,7 +86,20 @@ class FakeShaper:
         """Each takes effect once: the first in the queue, at the next change of its kind."""
         self.closed = False
 
-    def read(self, device: str | None) -> ObservedTree:
+    def find(self, device: Device | str | None) -> Device | None:
+        """Return a device under its present name, or the default route's; None if there is none."""
+        wanted: str | int | None
+        if isinstance(device, Device):
+            wanted = device.ifindex if device.ifindex and device.netns == self.netns else device.name
+        else:
+            wanted = device
+        try:
+            name, found = self._find(wanted)
+        except UplinkError:
+            return None
+        return Device(name, found.ifindex, self.netns)
+
+    def read(self, device: str | int | None) -> ObservedTree:
         """Return the whole tree. Raises UplinkError, and KernelError while ``torn_reads`` is above 0."""
         name, found = self._find(device)
         if self.torn_reads > 0:
@@ -89,9 +107,11 @@ class FakeShaper:
             raise KernelError("the list of classes kept changing while it was read")
         if found.observed != found.classes:
             found.observed = dict(found.classes)
-        return ObservedTree(name, found.root, found.root_kind, found.observed, found.line_rate_bps)
+        return ObservedTree(
+            name, found.root, found.root_kind, found.observed, found.line_rate_bps, found.ifindex, self.netns
+        )
 
-    def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
+    def apply(self, device: str | int, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
         """Carry out changes in order. Returns the refused ones. Raises UplinkError, KernelError."""
         del line_rate_bps  # it sets bursts, which are not read back
         _, found = self._find(device)
@@ -119,7 +139,9 @@ class FakeShaper:
         before = found.classes[minor]
         found.classes[minor] = replace(before, sent_bytes=before.sent_bytes + count)
 
-    def _find(self, device: str | None) -> tuple[str, FakeDevice]:
+    def _find(self, device: str | int | None) -> tuple[str, FakeDevice]:
+        if isinstance(device, int):
+            device = next((name for name, one in self.devices.items() if one.ifindex == device), f"number {device}")
         name = device or self.default_device
         if name is None:
             raise UplinkError(f"no default route: name the uplink; there are {', '.join(self.devices)}")

@@ -11,6 +11,7 @@ from slicebw.core.dataplane import (
     CreateClass,
     CreateRoot,
     DeleteClass,
+    Device,
     FailedChange,
     ObservedTree,
     RemoveRoot,
@@ -57,8 +58,22 @@ class HtbShaper:
         self._ifindex: int | None = None
         self._watcher: Watcher | None = None
 
-    def read(self, device: str | None) -> ObservedTree:
-        """Read the whole tree of ``device``; None: the default route's device.
+    def find(self, device: Device | str | None) -> Device | None:
+        """Return a device under its present name; None: that of the default route. Returns None if there is none.
+
+        A Device of this network namespace is looked up by its number, any other by its name. Raises KernelError.
+        """
+        netns = self._links.namespace()
+        wanted: str | int | None
+        if isinstance(device, Device):
+            wanted = device.ifindex if device.ifindex and device.netns == netns else device.name
+        else:
+            wanted = device
+        link = self._links.lookup(wanted)
+        return None if link is None else Device(link.name, link.ifindex, netns)
+
+    def read(self, device: str | int | None) -> ObservedTree:
+        """Read the whole tree of a device by name or number; None: the default route's device.
 
         If the root qdisc is not ours, the result has no classes. Raises UplinkError, KernelError.
         """
@@ -79,13 +94,15 @@ class HtbShaper:
             root_kind=root.kind,
             classes=classes if whose is RootQdisc.OURS else {},
             line_rate_bps=self._line_rate_bps(link),
+            ifindex=link.ifindex,
+            netns=self._links.namespace(),
         )
 
     def shaped_devices(self) -> list[str]:
         """Return the names of all devices whose root qdisc is ours, not only the uplink's. Raises KernelError."""
         return [link.name for link in self._links.all() if self._is_ours(link)]
 
-    def apply(self, device: str, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
+    def apply(self, device: str | int, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
         """Carry out changes in order. Returns those that the kernel refused; they do not stop the others.
 
         Under a root qdisc that is not ours nothing is changed: if CreateRoot fails, so do all changes after it.
@@ -106,7 +123,7 @@ class HtbShaper:
             elif ours:
                 waiting.append(change)
             else:
-                failed.append(FailedChange(change, f"the root qdisc of {device} is not ours: {root}"))
+                failed.append(FailedChange(change, f"the root qdisc of {link.name} is not ours: {root}"))
         return failed + self._change_classes(link, waiting, line_rate_bps)
 
     def watch(self, wake: Callable[[], None]) -> None:

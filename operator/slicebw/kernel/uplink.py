@@ -6,8 +6,10 @@ that mounted it, not ours.
 
 import errno
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from pyroute2 import Ethtool, IPRoute
@@ -20,6 +22,7 @@ _RT_TABLE_MAIN: Final = 254
 _RTN_UNICAST: Final = 1
 _RTNH_F_DEAD: Final = 1
 _RTEXT_FILTER_SKIP_STATS: Final = 8
+_SO_NETNS_COOKIE: Final = 71
 _NO_SUCH_DEVICE: Final = frozenset({errno.ENODEV, errno.EINVAL, errno.ERANGE})
 """The kernel's answers if there is no device of a name, or the name is invalid."""
 _MADE_UP_SPEED_KINDS: Final = frozenset({"tun"})
@@ -42,30 +45,54 @@ class Links:
         self._route: IPRoute | None = None
         self._ethtool: Ethtool | None = None
         self._last: Link | None = None
+        self._namespace: int | None = None
 
-    def find(self, device: str | None) -> Link:
-        """Return the named device; None: that of the default route (:meth:`default_route_ifindex`).
+    def find(self, device: str | int | None) -> Link:
+        """Return a device, as :meth:`lookup` does. Raises UplinkError, whose text lists the devices there are.
 
-        Raises UplinkError, whose text lists the devices there are; KernelError.
+        Raises KernelError.
         """
-        if device is not None:
-            return self._named(device)
-        ifindex = self.default_route_ifindex()
-        found = None if ifindex is None else self._get(index=ifindex)
-        if found is None:
-            raise UplinkError(
-                f"no default route in the main table, IPv4 or IPv6: name the uplink; there are {self._names()}"
-            )
-        return found
+        found = self.lookup(device)
+        if found is not None:
+            return found
+        if device is None:
+            missing = "no default route in the main table, IPv4 or IPv6: name the uplink"
+        else:
+            missing = f"there is no device {'named' if isinstance(device, str) else 'with number'} {device}"
+        raise UplinkError(f"{missing}; there are {self._names()}")
 
-    def _named(self, device: str) -> Link:
-        if self._last is None or self._last.name != device or _name(self._last.ifindex) != device:
-            self._last = None
+    def lookup(self, device: str | int | None) -> Link | None:
+        """Return the device with a name or number; None: that of the default route (:meth:`default_route_ifindex`).
+
+        Returns None if there is no such device. Raises KernelError.
+        """
+        if isinstance(device, str):
+            last = self._last
+            if last is not None and last.name == device and _name(last.ifindex) == device:
+                return last
             found = self._get(ifname=device)
-            if found is None or found.name != device:
-                raise UplinkError(f"there is no device named {device}; there are {self._names()}")
-            self._last = found
+            self._last = found if found is not None and found.name == device else None  # else it is another's altname
+            return self._last
+        ifindex = self.default_route_ifindex() if device is None else device
+        if ifindex is None:
+            return None
+        if self._last is None or self._last.ifindex != ifindex or _name(ifindex) != self._last.name:
+            self._last = self._get(index=ifindex)
         return self._last
+
+    def namespace(self) -> int:
+        """Return a number that no other network namespace of this boot has or had (SO_NETNS_COOKIE).
+
+        Kernels before 5.14 have none: there it is the namespace's inode, which a later namespace may get again.
+        """
+        if self._namespace is None:
+            with socket.socket(socket.AF_UNIX) as any_socket:
+                try:
+                    cookie = any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+                    self._namespace = int.from_bytes(cookie, sys.byteorder)
+                except OSError:
+                    self._namespace = Path("/proc/thread-self/ns/net").stat().st_ino
+        return self._namespace
 
     def all(self) -> list[Link]:
         """Return every device of the namespace. Raises KernelError."""
