@@ -187,4 +187,5 @@ def _to_document(ledger: Ledger, accounts: list[msgspec.Raw]) -> dict[str, objec
         "outbox": ledger.pending_events,
         "refused": sorted(ledger.unplaced),
         "mode": ledger.mode,
+        **({"ifindex": ledger.ifindex, "netns": ledger.netns} if ledger.ifindex else {}),
     }

@@ -26,6 +26,7 @@ _MAX_COUNT: Final = (1 << 63) - 1
 """The largest integer that the API server takes; as bytes, nine exabytes."""
 _MAX_COUNTER: Final = (1 << 64) - 1
 _MAX_TIME_S: Final = 1 << 40
+_MAX_IFINDEX: Final = (1 << 31) - 1
 
 
 _LARGEST_VERSION: Final = 1_000_000
@@ -61,6 +62,9 @@ class LedgerForm:
     outbox: list[PendingEvent]
     refused: list[SliceKey]
     mode: Mode | None
+    # Agents that knew their device by name alone did not write these two.
+    ifindex: int = 0
+    netns: int = 0
 
     def to_ledger(self) -> Ledger:
         """Return the ledger that was stored."""
@@ -75,6 +79,8 @@ class LedgerForm:
             pending_events=tuple(self.outbox),
             unplaced=frozenset(self.refused),
             mode=self.mode,
+            ifindex=self.ifindex,
+            netns=self.netns,
         )
 
 
@@ -246,6 +252,8 @@ def _outside(field: str, value: int, lowest: int, highest: int) -> Iterator[str]
 
 
 def _wrong_form(form: LedgerForm) -> str | None:
+    for wrong in _outside("ifindex", form.ifindex, 0, _MAX_IFINDEX):
+        return wrong
     return wrong_ledger(form.slices, form.node_totals.values(), form.last_class_id, form.read_at)
 
 

@@ -56,7 +56,7 @@ class AgentMetrics:
             yield from _counts(reconciler.stats)
             if reconciler.last is not None:
                 yield from _slices(reconciler.last)
-                yield from _node(reconciler.last)
+                yield from _node(reconciler.last, reconciler.node or reconciler.last.node)
         if self._reports is not None:
             yield GaugeMetricFamily(
                 "slicebw_reports_waiting", "Objects waiting to be written to the API server.", self._reports.waiting
@@ -95,7 +95,7 @@ def _gauge(name: str, text: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=_SLICE_LABELS)
 
 
-def _node(last: PassResult) -> Iterator[Metric]:
+def _node(last: PassResult, node: NodeReport) -> Iterator[Metric]:
     sent = CounterMetricFamily(
         "slicebw_node_sent_bytes",
         "Bytes sent outside all slices: by the host itself (root), and unclassified (default).",
@@ -107,7 +107,7 @@ def _node(last: PassResult) -> Iterator[Metric]:
             if account is not None:
                 sent.add_metric((name, traffic_class.value), account.total_bytes)
     yield sent
-    yield from _node_state(last.node, last.ledger.read_at)
+    yield from _node_state(node, last.ledger.read_at)
 
 
 def _node_state(node: NodeReport, read_at: Instant | None) -> Iterator[Metric]:

@@ -16,7 +16,7 @@ API server.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -26,6 +26,8 @@ from slicebw.agent.ports import Ports
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.agent.stats import Stats
 from slicebw.agent.transition_log import transitions
+from slicebw.agent.uplink import NO_UPLINK, UplinkChooser
+from slicebw.core.accounting import is_same_device
 from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import (
     DeleteClass,
@@ -35,15 +37,16 @@ from slicebw.core.dataplane import (
     RootQdisc,
     TableChange,
     TreeChange,
+    UplinkTrouble,
     slice_id_of,
 )
-from slicebw.core.desired import DesiredState, NodeSpec
-from slicebw.core.errors import KernelError, SaveError
+from slicebw.core.desired import DesiredState, NodeSpec, TrafficClass, settle
+from slicebw.core.errors import KernelError, SaveError, UplinkError
 from slicebw.core.events import node_event
-from slicebw.core.ledger import Ledger, PendingEvent, Reason
+from slicebw.core.ledger import Ledger, PendingEvent, Reason, SliceAccount
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.plan import drift_repairs, unmet
-from slicebw.core.reports import UsageReport
+from slicebw.core.reports import NodeReport, UsageReport, node_report
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +72,12 @@ class Reconciler:
         """Whether the last successful pass was made on the feed's own complete list."""
         self.last: PassResult | None = None
         """The result of the last successful pass. It is immutable, so any thread may read it."""
+        self.node: NodeReport | None = None
+        """The state of the node. It is newer than ``last`` while there is no uplink. Any thread may read it."""
         self._ports = ports
         self._clock = clock
         self._throttle = throttle
-        self._uplink = uplink
+        self._uplink = UplinkChooser(ports.shaper, uplink)
         self._ledger = Ledger()
         self._saved: Ledger | None = None
         """The ledger that this agent saved last; None before its first save."""
@@ -106,8 +111,7 @@ class Reconciler:
         begun_ns = self._clock().boot_ns
         self._forget_acknowledged()
         desired = self._desired_state()
-        device = desired.node.device or self._uplink
-        tree = self._ports.shaper.read(device)
+        tree = self._read_tree(desired)
         # Before the pass: it moves the ledger to the new device, and the old counters would be lost.
         self._leave_old_device(tree, desired.node)
         table = self._read_table()
@@ -122,12 +126,14 @@ class Reconciler:
         # Own usage reports would overwrite the ones that the ledger is still to be rebuilt from. If those have just
         # been merged, the figures of this pass do not contain them yet.
         incomplete = merged or self._previous.withhold_own
-        self._report(result, () if incomplete else result.usages)
+        self._report(result.node, () if incomplete else result.usages, result.ledger.pending_events)
         self.last, self._enforced = result, result if enforced else None
         self.synced = self._desired.state.is_listed  # only now: /readyz says that the limits are applied
         self.stats.durations.observe(max(0, self._clock().boot_ns - begun_ns))
         # A report carries the usage of the last pass, so there is a pass whenever a report may become due.
-        return min(result.next_pass_ns, self._throttle.interval_ns if enforced and not incomplete else RETRY_NS)
+        due_ns = min(result.next_pass_ns, self._throttle.interval_ns if enforced and not incomplete else RETRY_NS)
+        hold_off_ns = self._uplink.wait_ns(self._clock())
+        return due_ns if hold_off_ns is None else min(due_ns, hold_off_ns)
 
     def close(self) -> None:
         """Close the kernel ports' sockets. Changes nothing in the kernel."""
@@ -149,15 +155,55 @@ class Reconciler:
                 self._note_failed_save("desired state", error)
         return desired
 
+    def _read_tree(self, desired: DesiredState) -> ObservedTree:
+        """Read the uplink's tree. If there is no uplink, no pass is possible: report that, and raise UplinkError."""
+        try:
+            return self._uplink.read(desired.node.device, self._ledger, self._clock())
+        except UplinkError:
+            trouble = self._uplink.trouble
+            if trouble is not None and trouble.reason == NO_UPLINK:  # else the device vanished within this call
+                self._report_no_uplink(desired, trouble)
+            raise
+
+    def _report_no_uplink(self, desired: DesiredState, trouble: UplinkTrouble) -> None:
+        """Report that nothing is enforced; else the reports of the last pass would still say that all is well."""
+        last, ledger = self.last, self._ledger
+        line_rate_bps = last.settings.line_rate_bps if last is not None else None
+        nothing = ObservedTree(ledger.device, RootQdisc.DEFAULT, "", {}, line_rate_bps, uplink_trouble=trouble)
+        live = [account for account in ledger.slices.values() if account.live]
+        node = node_report(
+            desired,
+            nothing,
+            settle(desired.node, line_rate_bps),
+            ledger,
+            slices=len(live),
+            capped_slices=sum(_is_capped(account) for account in live),
+            overcommitted=None,
+        )
+        usages = last.usages if last is not None and not self._previous.withhold_own else ()
+        unlimited = [replace(one, not_enforced_reason=one.not_enforced_reason or trouble.message) for one in usages]
+        self._report(node, unlimited, ledger.pending_events)
+
     def _leave_old_device(self, tree: ObservedTree, node: NodeSpec) -> None:
         """If the uplink has changed, fold the old device's last counters into the ledger and remove our tree there."""
-        old = self._ledger.device
-        if old in {"", tree.device} or not self._ledger.had_tree:
+        now, old = self._clock(), self._ledger.device
+        if is_same_device(self._ledger, tree, now):
+            if old not in ("", tree.device):
+                log.info("uplink renamed old=%s new=%s", old, tree.device)
+            return
+        if not self._ledger.had_tree:
             return
         log.warning("uplink changed old=%s new=%s", old, tree.device)
-        self._emit(Reason.UPLINK_CHANGED, f"The uplink is {tree.device} now, it was {old}; usage continues")
+        what = (
+            f"The uplink is {tree.device} now, it was {old}" if old != tree.device else f"{old} is another device now"
+        )
+        self._emit(Reason.UPLINK_CHANGED, f"{what}; usage continues")
+        last = self._uplink.last(self._ledger, now)
+        if last is None or last.ifindex == tree.ifindex:
+            log.warning("old uplink is gone device=%s", old)
+            return
         try:
-            left = self._ports.shaper.read(old)
+            left = self._ports.shaper.read(last.ifindex)
         except KernelError as error:
             log.warning("old uplink cannot be read device=%s reason=%s", old, error)
             return
@@ -166,7 +212,7 @@ class Reconciler:
         # Only for the counters: this pass knows no slices, and none of its changes is applied.
         result = run_pass(PassInput(DesiredState(node=node), left, NftTable(), self._ledger, self._clock()))
         self._save(result.ledger)  # before the counters are destroyed with the tree
-        for failed in self._ports.shaper.apply(old, (RemoveRoot(),), result.settings.line_rate_bps):
+        for failed in self._ports.shaper.apply(last.ifindex, (RemoveRoot(),), result.settings.line_rate_bps):
             log.error("change refused change=%s reason=%s", failed.change, failed.reason)
 
     def _read_table(self) -> NftTable:
@@ -180,8 +226,10 @@ class Reconciler:
     def _save(self, ledger: Ledger) -> bool:
         """Continue with this ledger. Returns whether it is on disk."""
         self._ledger = ledger
-        # An idle node writes nothing: only the time of the reading differs.
-        if self._saved is not None and replace(self._saved, read_at=ledger.read_at) == ledger:
+        saved = self._saved
+        # An idle node writes nothing: only the time of the reading differs. But the file must name the boot that the
+        # device's number is valid for.
+        if saved is not None and _boot(saved) == _boot(ledger) and replace(saved, read_at=ledger.read_at) == ledger:
             return True
         try:
             self._ports.store.save_ledger(ledger)
@@ -199,7 +247,7 @@ class Reconciler:
         complete = len(changes) == len(result.tree_changes)
         # The tree before the table: a class must exist before packets are sent to it.
         if changes:
-            complete &= self._apply_tree(tree.device, changes, result)
+            complete &= self._apply_tree(tree, changes, result)
         if result.table_change is not None:
             complete &= self._apply_table(result.table_change)
         return complete
@@ -215,15 +263,15 @@ class Reconciler:
         self.stats.applied.add([change])
         return True
 
-    def _apply_tree(self, device: str, changes: tuple[TreeChange, ...], result: PassResult) -> bool:
+    def _apply_tree(self, tree: ObservedTree, changes: tuple[TreeChange, ...], result: PassResult) -> bool:
         """Apply changes to the tree, then observe it again. Returns whether it shows all of them."""
         for change in changes:
-            log.info("tree device=%s change=%s", device, change)
-        refused = self._ports.shaper.apply(device, changes, result.settings.line_rate_bps)
+            log.info("tree device=%s change=%s", tree.device, change)
+        refused = self._ports.shaper.apply(tree.ifindex, changes, result.settings.line_rate_bps)
         for failed in refused:
-            log.error("change refused device=%s change=%s reason=%s", device, failed.change, failed.reason)
+            log.error("change refused device=%s change=%s reason=%s", tree.device, failed.change, failed.reason)
         # The observed tree decides, not the kernel's answers: a change that was accepted may be undone meanwhile.
-        open_changes = unmet(changes, self._ports.shaper.read(device))
+        open_changes = unmet(changes, self._ports.shaper.read(tree.ifindex))
         self.stats.failed.add(open_changes)
         still_open = set(open_changes)
         done = [change for change in changes if change not in still_open]
@@ -239,18 +287,20 @@ class Reconciler:
         """Count the planned changes that undo drift since the last pass."""
         # Reset first: if applying fails, the next pass cannot tell drift from what this one has left undone.
         last, self._enforced = self._enforced, None
-        if last is None or last.node.device != result.node.device:  # building a tree on a new uplink is no repair
+        device = result.ledger.ifindex, result.ledger.netns
+        if last is None or (last.ledger.ifindex, last.ledger.netns) != device:  # a tree on a new uplink is no repair
             return
         self.stats.repairs.add(drift_repairs(result.tree_changes, result.tree, last.tree))
         if result.table_change is not None and result.table == last.table:
             self.stats.repairs.add([result.table_change])
 
-    def _report(self, result: PassResult, usages: tuple[UsageReport, ...]) -> None:
+    def _report(self, node: NodeReport, usages: Sequence[UsageReport], events: tuple[PendingEvent, ...]) -> None:
         """Queue the reports that are due, and every pending Event."""
+        self.node = node
         now_ns = self._clock().boot_ns
         due, expired = self._throttle.due(usages, now_ns)
-        node = result.node if self._throttle.node_due(result.node, now_ns) else None
-        self._ports.reporter.report(due, expired, result.ledger.pending_events, node)
+        node_due = node if self._throttle.node_due(node, now_ns) else None
+        self._ports.reporter.report(due, expired, events, node_due)
 
     def _restore_from_reports(self, result: PassResult) -> bool:
         """Process the reports of an earlier agent, once, as soon as they are known.
@@ -286,3 +336,13 @@ class Reconciler:
         if str(error) != self._save_errors.get(file):
             log.error("not saved, continuing in memory: %s", error)
         self._save_errors[file] = str(error)
+
+
+def _boot(ledger: Ledger) -> str | None:
+    """Return the boot that the last reading was made in; None before the first one."""
+    return ledger.read_at.boot_id if ledger.read_at is not None else None
+
+
+def _is_capped(account: SliceAccount) -> bool:
+    """Tell whether a class of a slice was capped at the last pass."""
+    return any(account.of(traffic_class).capped_since_s is not None for traffic_class in TrafficClass)

@@ -128,7 +128,7 @@ def _conditions(report: NodeReport, now_s: int) -> tuple[Condition, ...]:
         overcommitted = (conditions.TRUE, "Overcommitted", report.overcommitted)
     else:
         overcommitted = (conditions.FALSE, "WithinCap", "the node can send all guaranteed rates at once")
-    ready_reason = _READY_REASONS[report.mode] if report.ready else "NotReady"
+    ready_reason = _READY_REASONS[report.mode] if report.ready else report.not_ready_reason
     ready = (conditions.TRUE if report.ready else conditions.FALSE, ready_reason, report.message)
     return tuple(
         Condition(type_, status, reason, message, now_s, report.generation)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from msgspec.structs import replace
 
 from slicebw.core.clock import NS, Instant, step_s
-from slicebw.core.dataplane import ObservedClass, leaf
+from slicebw.core.dataplane import ObservedClass, ObservedTree, leaf
 from slicebw.core.desired import DEFAULT_LIMITS, TrafficClass
 from slicebw.core.ledger import ClassAccount, Ledger, SliceAccount
 from slicebw.core.reports import ClassUsage, UsageReport
@@ -118,9 +118,21 @@ def shift_periods(ledger: Ledger, now: Instant) -> Ledger:
     return replace(ledger, slices=slices, read_at=read_at)
 
 
-def reset_baselines(ledger: Ledger, device: str, classes: Mapping[int, ObservedClass]) -> Ledger:
+def is_same_device(ledger: Ledger, tree: ObservedTree, now: Instant) -> bool:
+    """Tell whether a dump is of the device that the ledger was kept on, under whatever name.
+
+    A number decides where both are known within one boot and one network namespace; elsewhere the name does. Before
+    the first pass every device is the same.
+    """
+    last = ledger.last_device(now)
+    if last.ifindex and tree.ifindex and last.netns == tree.netns:
+        return last.ifindex == tree.ifindex
+    return last.name in ("", tree.device)
+
+
+def reset_baselines(ledger: Ledger, tree: ObservedTree, classes: Mapping[int, ObservedClass], now: Instant) -> Ledger:
     """Start the counters of another device from what they show now; on the same device return the same ledger."""
-    if ledger.device in ("", device):  # "": no device has been read yet
+    if is_same_device(ledger, tree, now):
         return ledger
 
     def reset(account: ClassAccount, observed: ObservedClass | None) -> ClassAccount:

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from slicebw.core.clock import Instant
+from slicebw.core.dataplane import Device
 from slicebw.core.desired import Mode, SliceKey, SliceLimits, TrafficClass
 
 
@@ -96,6 +97,10 @@ class Ledger(Struct, frozen=True):
     """The id given out last. The search for a free id starts after it, so that freed ids are given out last."""
     read_at: Instant | None = None
     device: str = ""
+    ifindex: int = 0
+    """The number of ``device``, valid for the boot of ``read_at``; 0: not known."""
+    netns: int = 0
+    """The network namespace that ``ifindex`` is of (:class:`slicebw.core.dataplane.Device`)."""
     had_tree: bool = False
     """Whether our tree was on the device at the last pass, or was about to be put there."""
     pending_events: tuple[PendingEvent, ...] = ()
@@ -106,3 +111,8 @@ class Ledger(Struct, frozen=True):
     """Slices for which no id was left. An Event about each has been made."""
     mode: Mode | None = None
     """The mode of the node at the last pass; None before the first one."""
+
+    def last_device(self, now: Instant) -> Device:
+        """Return the device of the last pass. After a reboot only its name is known: numbers are given out anew."""
+        same_boot = self.read_at is not None and self.read_at.boot_id == now.boot_id
+        return Device(self.device, self.ifindex if same_boot else 0, self.netns)

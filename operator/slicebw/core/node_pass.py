@@ -19,7 +19,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from slicebw.core.accounting import fold_counter, reset_baselines, shift_periods
+from slicebw.core.accounting import fold_counter, is_same_device, reset_baselines, shift_periods
 from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import (
     DEFAULT_ID,
@@ -191,7 +191,7 @@ def run_pass(given: PassInput, last: PassResult | None = None) -> PassResult:
     classes = given.tree.classes if given.tree.root is RootQdisc.OURS else _NO_CLASSES
     # Before anything is compared with the clock: a step of it must not end or prolong a period.
     before = shift_periods(given.ledger, given.now)
-    joined = _join(given, reset_baselines(before, given.tree.device, classes), classes, memory)
+    joined = _join(given, reset_baselines(before, given.tree, classes, given.now), classes, memory)
     totals = _totals(joined, node, classes, Interval(before.read_at, given.now), memory)
     next_ledger = _next_ledger(given, node, joined, totals, classes)
     tree = totals.tree if node.shaped else None
@@ -240,6 +240,8 @@ def _next_ledger(
         node_totals=_node_totals(ledger, classes),
         read_at=given.now,
         device=given.tree.device,
+        ifindex=given.tree.ifindex,
+        netns=given.tree.netns,
         had_tree=node.shaped,
         pending_events=events[-PENDING_EVENTS_LIMIT:],  # the newest: the API server may be away for days
         mode=node.settings.mode,
@@ -535,7 +537,7 @@ def _node_events(given: PassInput, settings: NodeSettings) -> list[PendingEvent]
     if ledger.mode is not None and ledger.mode is not settings.mode:
         events.append(mode_event(tree.device, ledger.mode, settings.mode, now.wall_s))
     last = ledger.read_at
-    had_one = ledger.had_tree and ledger.device == tree.device and settings.mode is not Mode.DISABLED
+    had_one = ledger.had_tree and is_same_device(ledger, tree, now) and settings.mode is not Mode.DISABLED
     # After a reboot the tree is gone by itself: nobody removed it.
     if had_one and tree.root is RootQdisc.DEFAULT and last is not None and last.boot_id == now.boot_id:
         message = f"The HTB tree of {tree.device} was removed by another program; it is made again, and usage continues"

@@ -73,6 +73,8 @@ class NodeReport(Struct, frozen=True):
     ready: bool
     message: str
     generation: int = 0
+    not_ready_reason: str = "NotReady"
+    """The reason of the condition Ready while it is False."""
 
 
 class UsageWrite(Struct, frozen=True, gc=False):
@@ -210,6 +212,8 @@ def node_report(
 ) -> NodeReport:
     """Return the status of this node's NodeBandwidth."""
     foreign = observed.root_kind if observed.root is RootQdisc.FOREIGN else None
+    # In mode Disabled it does not matter which device is the uplink.
+    trouble = observed.uplink_trouble if settings.mode is not Mode.DISABLED else None
     message = not_enforced_reason(observed, settings.mode) or "; ".join(desired.node.errors) or "limits are in force"
     return NodeReport(
         device=observed.device,
@@ -222,9 +226,10 @@ def node_report(
         default_bytes=_total(ledger, DEFAULT_ID),
         foreign_qdisc=foreign,
         overcommitted=overcommitted,
-        ready=foreign is None and not desired.node.errors,
-        message=message,
+        ready=foreign is None and trouble is None and not desired.node.errors,
+        message="; ".join((trouble.message, *desired.node.errors)) if trouble is not None else message,
         generation=desired.node.generation,
+        not_ready_reason=trouble.reason if trouble is not None else "NotReady",
     )
 
 

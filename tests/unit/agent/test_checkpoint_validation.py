@@ -50,6 +50,7 @@ def impossible(kind: str) -> Ledger:
         "far cap": with_account(whole, replace(one, standard=replace(one.standard, capped_since_s=1 << 60))),
         "last id": replace(whole, last_slice_id=-1),
         "node total": replace(whole, node_totals={HOST_ID: ClassAccount(total_bytes=-1)}),
+        "no device": replace(whole, ifindex=1 << 31),
         "far clock": replace(whole, read_at=Instant(wall_ns=1 << 63, boot_ns=0)),
     }[kind]
 
@@ -70,6 +71,7 @@ def impossible(kind: str) -> Ledger:
         ("far cap", "slice ns/slice: standard.capped_since_s: "),
         ("last id", "last_class_id: -1 is not within 0 to 4094"),
         ("node total", "node.total_bytes: -1 is not within"),
+        ("no device", "ifindex: 2147483648 is not within 0 to 2147483647"),
         ("far clock", "read_at.wall_ns: "),
     ],
 )

@@ -218,6 +218,7 @@ def test_changes_of_the_desired_state_are_not_counted_as_repairs(world: Scraped)
         world.run(seconds=20)
     world.shaper.default_device = "uplink1"
     world.run()
+    world.run(seconds=5)
     world.feed.now = replace(world.feed.now, slices=(), pods=())
     for _ in range(3):
         world.run()

@@ -39,6 +39,7 @@ def test_in_mode_monitor_another_uplink_is_only_counted_too(tmp_path: Path) -> N
     world.shaper.send(0x1001, 90 * M)
     world.shaper.default_device = "uplink1"
     world.run()
+    world.run(seconds=5)
     events = list(world.reporter.events.values())
     assert {event.reason for event in events} == {Reason.UPLINK_CHANGED, Reason.CAPPED}
     assert all("Would have slowed (mode Monitor)" in event.message for event in events if event.reason is Reason.CAPPED)

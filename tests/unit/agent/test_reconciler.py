@@ -319,6 +319,7 @@ def test_when_the_uplink_changes_the_old_one_is_counted_and_left_as_it_was_found
     world.shaper.send(STANDARD, 30 * M)
     world.shaper.default_device = "uplink1"
     world.run()
+    world.run(seconds=5)
     assert world.shaper.devices["uplink0"].root is RootQdisc.DEFAULT
     assert world.ceil_bps(device="uplink1") == 10 * M
     world.shaper.send(STANDARD, 5 * M, device="uplink1")

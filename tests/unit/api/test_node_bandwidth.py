@@ -244,6 +244,8 @@ def test_each_condition_says_why() -> None:
     }
     assert conditions_of(replace(REPORT, mode=Mode.MONITOR))["Ready"][1] == "Monitoring"
     assert conditions_of(replace(REPORT, mode=Mode.DISABLED))["Ready"][1] == "Disabled"
+    kept = replace(REPORT, ready=False, not_ready_reason="UplinkKept", message="it stays on eth0")
+    assert conditions_of(kept)["Ready"] == (FALSE, "UplinkKept", "it stays on eth0")
 
 
 def test_transitions_keep_their_time_across_reports() -> None:

@@ -397,6 +397,14 @@ class World:
             self.shaper.apply(old, (RemoveRoot(),), 0)
         self.link_speed(0, value, 0)
 
+    def rename(self, _: int, how: int, __: int) -> None:
+        """The uplink gets another name, which may have been another device's."""
+        old, self.device_name = self.device_name, ("wan7", "wan8", "eth1")[how % 3]
+        if self.device_name != old:
+            self.shaper.devices[self.device_name] = self.shaper.devices.pop(old)
+        for name in ("eth0", "eth1"):
+            self.shaper.devices.setdefault(name, FakeDevice())
+
     def link_speed(self, _: int, how: int, __: int) -> None:
         """The uplink says that it can carry more or less, or does not say."""
         self.device.line_rate_bps = (10_000 * M, None, 100 * M)[how % 3]
@@ -521,7 +529,7 @@ RARE: Final = (
     *("pod_labels", "pod_addresses", "pod_state", "pod_again"),
     *("node_settings", "node_settings", "snapshot_again", "unsynced", "unsynced"),
     *("send", "backlog", "alter_class", "alter_class", "remove_class", "orphan", "dump_again"),
-    *("lose_tree", "tree_back", "other_device", "link_speed", "alter_table", "alter_table", "table_again"),
+    *("lose_tree", "tree_back", "other_device", "rename", "link_speed", "alter_table", "alter_table", "table_again"),
     *("clock_step", "reboot", "restart", "ledger_again", "ledger_again", "lose_ledger", "recall", "acknowledge"),
 )
 FATES: Final = ("all", "all", "all", "all", "all", "all", "all", "all", "refused", "none", "first", "raised", "table")
