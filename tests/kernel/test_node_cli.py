@@ -176,6 +176,14 @@ def test_a_class_that_no_slice_knows_is_shown(lab: FolderLab) -> None:
     assert (orphan["slice"], orphan["class_id"], orphan["kernel_ceil_bps"]) == ("(unknown)", "1:1777", 5 * M)
 
 
+def test_show_finds_the_uplink_under_a_new_name(lab: FolderLab) -> None:
+    start(lab)
+    lab.stop()
+    lab.net.node.run("ip", "link", "set", lab.net.uplink, "name", "wan7")
+    found = document(lab)
+    assert (found["device"], found["root"]) == ("wan7", "ours")
+
+
 def test_without_a_ledger_the_kernel_is_shown_all_the_same_and_nothing_is_made(lab: FolderLab) -> None:
     done = show(lab)
     assert done.returncode == 0

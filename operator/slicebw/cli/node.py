@@ -59,8 +59,7 @@ def show(state_dir: Path, netns: str | None, uplink: str | None, output: str) ->
     ledger, problem = FileStore(state_dir).peek_ledger()
     for line in filter(None, (problem, None if ledger or problem else f"there is no ledger in {state_dir}")):
         click.echo(f"slicebw: {line}", err=True)
-    device = uplink or (ledger.device if ledger else None) or None
-    tree, table = _kernel(netns, device)
+    tree, table = _kernel(netns, uplink, ledger or Ledger())
     rows = list(_rows(ledger or Ledger(), tree, table))
     if output == "table":
         click.echo(_table(rows, tree))
@@ -74,14 +73,18 @@ def show(state_dir: Path, netns: str | None, uplink: str | None, output: str) ->
         yaml.safe_dump(_plain(found), sys.stdout, sort_keys=False)
 
 
-def _kernel(netns: str | None, device: str | None) -> tuple[ObservedTree, NftTable]:
+def _kernel(netns: str | None, uplink: str | None, ledger: Ledger) -> tuple[ObservedTree, NftTable]:
+    """Read the tree of the named device, else of the ledger's, also if it was renamed, else of the default route's."""
+    from slicebw.agent.clock import SystemClock
     from slicebw.kernel.htb import HtbShaper
     from slicebw.kernel.nft import NftClassifier
 
     options.enter(netns)
     shaper = HtbShaper()
     try:
-        return shaper.read(device), NftClassifier().read()
+        last = shaper.find(ledger.last_device(SystemClock()())) if uplink is None and ledger.device else None
+        device = uplink or ledger.device or None
+        return shaper.read(device if last is None else last.ifindex), NftClassifier().read()
     except KernelError as error:
         raise UsageError(f"{error} (--uplink names a device, --netns a namespace)") from error
     finally:
