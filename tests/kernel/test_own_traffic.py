@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.folder_lab import NODE, FolderLab, M, folder_lab, pod_object, slice_object
+from tests.support.folder_lab import NODE, FolderLab, M, folder_lab, node_object, pod_object, slice_object
 from tests.support.topology import Host, wait_until
 
 ROOT, ROOT_EXEMPT, DEFAULT, DEFAULT_EXEMPT = "1:1000", "1:2000", "1:1fff", "1:2fff"
@@ -95,6 +95,32 @@ def test_both_are_there_from_the_first_pass_on_with_their_shares_and_ceilings(la
     listing = lab.net.node.run("tc", "-d", "class", "show", "dev", lab.net.uplink)
     quanta = {line.split()[2]: line.split("quantum ")[1].split()[0] for line in listing.splitlines() if "leaf" in line}
     assert quanta == {ROOT: "8000", ROOT_EXEMPT: "8000", DEFAULT: "1600", DEFAULT_EXEMPT: "1600"}
+
+
+def test_a_list_that_is_too_long_leaves_the_last_good_destinations_exempt_and_is_said(lab: FolderLab) -> None:
+    start(lab)
+    sink, codeen = lab.net.sink, lab.pod("codeen")
+    why = "20000 are too many: use at most 10000; the last good list stays in force"
+    many = [f"10.{index // 256}.{index % 256}.0/24" for index in range(20_000)]
+    lab.write("node", node_object(lineRate="1G", cap="50M", exemptDestinations=many))
+    wait_until(lambda: lab.classes()[DEFAULT].ceil_bps == 50 * M, "the other settings are taken", 30)
+    before = lab.classes()
+    sent = send(lab, codeen, sink.exempt_address)
+    after = lab.classes()
+    assert after["1:2001"].sent_bytes - before["1:2001"].sent_bytes == sent
+    assert "10.0.0.0" not in lab.ruleset()
+
+    def said() -> bool:
+        ready = [one for one in node_status(lab).get("conditions", ()) if one["type"] == "Ready"]
+        return [(one["status"], one["message"]) for one in ready] == [("False", f"spec.exemptDestinations: {why}")]
+
+    wait_until(said, "the node says so", 20)
+    # The next agent knows no more than the last one.
+    lab.kill()
+    start(lab)
+    assert send(lab, codeen, sink.exempt_address, 50) > sent
+    assert "10.0.0.0" not in lab.ruleset()
+    assert lab.classes()["1:2001"].sent_bytes > after["1:2001"].sent_bytes
 
 
 def test_neither_is_ever_capped_however_much_it_sends(lab: FolderLab) -> None:

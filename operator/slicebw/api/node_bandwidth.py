@@ -43,7 +43,8 @@ _DESTINATION: Final = re.compile(r"[0-9A-Fa-f:.]{2,39}(?:/[0-9]{1,3})?")
 def parse(obj: object) -> NodeSpec:
     """Parse a NodeBandwidth's spec. Never raises: a wrong field is left out and named in ``errors``.
 
-    Of the exempt destinations only the wrong ones are left out. The others are in canonical form, without duplicates.
+    Of the exempt destinations only the wrong ones are left out. The others are in canonical form, without duplicates. A
+    list that is too long is left out whole: part of it would be settings that nobody has chosen.
     Unknown fields are errors if no API server has pruned them (see :class:`slicebw.api.fields.Metadata`).
     """
     metadata = Metadata(obj)
@@ -150,10 +151,12 @@ def _exempt_destinations(spec: Fields) -> tuple[str, ...] | None:
     if not isinstance(spec.raw("exemptDestinations"), list | tuple):
         return None
     if len(items) > MAX_EXEMPT_DESTINATIONS:
-        spec.fail("exemptDestinations", f"{len(items)} are too many: use at most {MAX_EXEMPT_DESTINATIONS}")
+        usage = f"use at most {MAX_EXEMPT_DESTINATIONS}; the last good list stays in force"
+        spec.fail("exemptDestinations", f"{len(items)} are too many: {usage}")
+        return None
     destinations: dict[str, None] = {}
     # Not a set: the order stays that of the object, so that an equal spec gives an equal value.
-    for index, (_, item) in enumerate(items[:MAX_EXEMPT_DESTINATIONS]):
+    for index, (_, item) in enumerate(items):
         try:
             destinations[_destination(item)] = None
         except QuantityError as error:

@@ -148,10 +148,20 @@ def test_any_network_of_either_family_is_read_and_its_canonical_text_read_again_
         assert read({"exemptDestinations": list(first.exempt_destinations or ())}) == first
 
 
-def test_more_destinations_than_an_object_can_hold_are_cut_with_an_error() -> None:
-    parsed = read({"exemptDestinations": [f"10.{index // 256}.{index % 256}.0/24" for index in range(10_001)]})
-    assert parsed.errors == ("spec.exemptDestinations: 10001 are too many: use at most 10000",)
-    assert len(parsed.exempt_destinations or ()) == 10_000
+@pytest.mark.parametrize("count", [10_001, 20_000])
+def test_more_destinations_than_an_object_can_hold_leave_the_last_good_ones_in_force(count: int) -> None:
+    before = read({"exemptDestinations": ["192.0.2.0/24"]})
+    parsed = read({"exemptDestinations": [f"10.{index // 256}.{index % 256}.0/24" for index in range(count)]})
+    assert parsed.errors == (
+        f"spec.exemptDestinations: {count} are too many: use at most 10000; the last good list stays in force",
+    )
+    assert parsed.with_last_good(before).exempt_destinations == ("192.0.2.0/24",)
+    assert parsed.exempt_destinations is None, "part of the list would be limits that nobody has chosen"
+
+
+def test_as_many_destinations_as_an_object_can_hold_are_read() -> None:
+    parsed = read({"exemptDestinations": [f"10.{index // 256}.{index % 256}.0/24" for index in range(10_000)]})
+    assert (len(parsed.exempt_destinations or ()), parsed.errors, parsed.wrong) == (10_000, (), ())
 
 
 def test_a_destination_list_that_is_none_is_named() -> None:
