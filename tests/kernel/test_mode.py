@@ -19,6 +19,10 @@ def lab(tmp_path: Path, kernel: None) -> Iterator[FolderLab]:
         yield made
 
 
+NO_CEILING_BPS = 10**15
+"""Of every class in mode Monitor."""
+
+
 def set_mode(lab: FolderLab, mode: str, **spec: object) -> None:
     """Set the mode as a person does."""
     destinations = [*lab.net.sink.exempt_networks]
@@ -82,16 +86,34 @@ def test_monitor_limits_nothing_and_counts_everything(lab: FolderLab) -> None:
     set_mode(lab, "Monitor")
     lab.start()
     codeen = lab.slice_id("codeen")
-    until_ceilings(lab, class_10=1000 * M, class_20=1000 * M, class_1001=1000 * M)
+    until_ceilings(lab, class_10=NO_CEILING_BPS, class_20=NO_CEILING_BPS, class_1001=NO_CEILING_BPS)
     assert rate_mbps(lab, "codeen", 3) > 50
     wait_until(lambda: lab.events("BandwidthCapped"), "the event that would be")
     (message,) = lab.events("BandwidthCapped")
     assert message.startswith("Would have slowed (mode Monitor) standard traffic of slice codeen/codeen")
-    assert {observed.ceil_bps for observed in lab.classes().values()} == {1000 * M}
+    assert {observed.ceil_bps for observed in lab.classes().values()} == {NO_CEILING_BPS}
     wait_until(lambda: used_bytes(lab) == lab.classes()[codeen].sent_bytes, "every byte is in the ledger", seconds=15)
 
 
-SWITCHES = (("Monitor", 50, 1000), ("Disabled", 50, 10**6), ("Enforce", 7, 12), ("Monitor", 50, 1000))
+def test_monitor_limits_nothing_where_the_line_rate_is_set_far_too_low(lab: FolderLab) -> None:
+    """As where a device reports no speed, or a wrong one, and is faster than slicebw assumes."""
+    spec = {"lineRate": "2M", "cap": "1M", "mode": "Monitor"}
+    lab.write("node", node_object(**spec, exemptDestinations=[*lab.net.sink.exempt_networks]))
+    lab.start()
+    codeen = lab.slice_id("codeen")
+    lab.until_served("codeen")
+    assert rate_mbps(lab, "codeen") > 50
+    exempt_mbps = lab.net.tcp_rate_bps(lab.pod("codeen"), lab.net.sink.exempt_address, 2) / M
+    own_mbps = lab.net.tcp_rate_bps(lab.net.node, lab.net.sink.address, 2) / M
+    assert min(exempt_mbps, own_mbps) > 50
+    assert lab.classes()[codeen].ceil_bps == NO_CEILING_BPS
+    # And limits take hold again from one second to the next, without a debt from before.
+    set_mode(lab, "Enforce")
+    until_ceilings(lab, class_1=1000 * M, class_10=200 * M, class_1001=10 * M)
+    assert 8 <= rate_mbps(lab, "codeen") <= 10
+
+
+SWITCHES = (("Monitor", 50, 10**6), ("Disabled", 50, 10**6), ("Enforce", 7, 12), ("Monitor", 50, 10**6))
 """Mode, and what one flow of codeen may then get, in Mbit/s."""
 
 

@@ -11,7 +11,7 @@ _CLASS: Final = re.compile(
     r".*?backlog \S+b (?P<waiting>\d+)p",
     re.DOTALL,
 )
-_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,6 @@ def classes(namespace: NetworkNamespace, device: str) -> dict[str, ShownClass]:
 
 
 def _bps(text: str) -> int:
-    match = re.fullmatch(r"(\d+)([KMG]?)", text)
+    match = re.fullmatch(r"(\d+)([KMGT]?)", text)
     assert match is not None, text
     return int(match[1]) * _UNITS[match[2]]

@@ -11,7 +11,7 @@ import click
 
 from slicebw.cli import options
 from slicebw.cli.cleanup import cleanup
-from slicebw.core.dataplane import DEFAULT_ID, HOST_ID, NftTable, ObservedTree, RootQdisc, classid, leaf
+from slicebw.core.dataplane import DEFAULT_ID, HOST_ID, NO_CEILING_BPS, NftTable, ObservedTree, RootQdisc, classid, leaf
 from slicebw.core.desired import TrafficClass
 from slicebw.core.errors import KernelError, UsageError
 from slicebw.core.ledger import Ledger, SliceAccount
@@ -183,7 +183,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         cell(row.budget_bytes, bytes_text),
         "-" if row.capped is None else str(row.capped).lower(),
         row.period_end or "-",
-        cell(row.kernel_ceil_bps, rate_text),
+        "none" if row.kernel_ceil_bps == NO_CEILING_BPS else cell(row.kernel_ceil_bps, rate_text),
         cell(row.kernel_sent_bytes, bytes_text),
         ",".join(row.addresses) or "-",
     )

@@ -46,6 +46,12 @@ QUANTUM_PER_SHARE_BYTES: Final = 1600
 MIN_KERNEL_RATE_BPS: Final = 8
 """HTB holds whole bytes per second, and at least one."""
 
+NO_CEILING_BPS: Final = 10**15
+"""A ceiling that never binds, for mode Monitor. HTB charges a packet of up to 64 KiB at this rate with 0 ns.
+
+It is more than any device carries, and well within the 64 bits that HTB has for bytes/s.
+"""
+
 
 def leaf(traffic_class: TrafficClass, slice_id: int) -> int:
     """Return the minor of the leaf class of a slice, of the host, or of default."""

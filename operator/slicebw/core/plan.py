@@ -8,6 +8,7 @@ from slicebw.core.dataplane import (
     HOST_ID,
     HOST_SHARE,
     MIN_KERNEL_RATE_BPS,
+    NO_CEILING_BPS,
     PARENTS,
     QUANTUM_PER_SHARE_BYTES,
     TOP,
@@ -31,7 +32,7 @@ from slicebw.core.dataplane import (
     kernel_rate,
     leaf,
 )
-from slicebw.core.desired import NodeSettings, TrafficClass
+from slicebw.core.desired import Mode, NodeSettings, TrafficClass
 from slicebw.core.policy import Rates, ceiling_bps, class_cap_bps
 
 DEBT_RATE_BPS: Final = 1_000_000
@@ -40,7 +41,8 @@ DEBT_RATE_BPS: Final = 1_000_000
 
 def frame(settings: NodeSettings) -> dict[int, ClassSpec]:
     """Return the classes that always exist: top, standard, exempt, and the leaves of host and default."""
-    line_bps = kernel_rate(settings.line_rate_bps)
+    # Where a device reports no speed its line rate is a guess, which must not hold anyone in Monitor mode.
+    line_bps = kernel_rate(settings.line_rate_bps) if settings.mode is Mode.ENFORCE else NO_CEILING_BPS
     classes = {TOP: ClassSpec(TOP, 0, line_bps, line_bps)}
     for traffic_class, parent in PARENTS.items():
         ceil_bps = kernel_rate(ceiling_bps(settings, traffic_class))

@@ -7,7 +7,7 @@ the guarantee is limited for both classes.
 from msgspec import Struct
 
 from slicebw.core.clock import NS
-from slicebw.core.dataplane import kernel_rate
+from slicebw.core.dataplane import NO_CEILING_BPS, kernel_rate
 from slicebw.core.desired import ClassLimits, Mode, NodeSettings, TrafficClass, percent_of
 
 
@@ -22,9 +22,11 @@ class RateDecision(Struct, frozen=True, gc=False):
     """The rates of one class now."""
 
     kernel: Rates
-    """The rate and the ceiling that HTB gets."""
+    """The rate and the ceiling that HTB gets. In Monitor mode the ceiling is one that never binds."""
+    in_force_bps: int
+    """The most that the class can send: HTB's ceiling, or in Monitor mode the line rate."""
     ceil_bps: int
-    """The ceiling by the slice's limits. In Monitor mode the kernel gets a higher one."""
+    """The ceiling by the slice's limits, whatever the mode."""
     capped: bool
     """Whether usage has reached the threshold."""
 
@@ -49,8 +51,8 @@ def guarantee_limit_bps(cap_bps: int, share_percent: int) -> int:
 
 
 def ceiling_bps(settings: NodeSettings, traffic_class: TrafficClass) -> int:
-    """Return the ceiling of the inner class: the node cap, or the line rate for exempt traffic and in Monitor mode."""
-    return class_cap_bps(settings, traffic_class) if settings.mode is Mode.ENFORCE else settings.line_rate_bps
+    """Return the ceiling of the inner class: the node cap, for exempt traffic the line rate; in Monitor mode none."""
+    return class_cap_bps(settings, traffic_class) if settings.mode is Mode.ENFORCE else NO_CEILING_BPS
 
 
 def class_cap_bps(settings: NodeSettings, traffic_class: TrafficClass) -> int:
@@ -96,9 +98,11 @@ def decide_rate(
     allowed = allowed_rates(limits, traffic_class, settings)
     capped = is_over(limits, used_bytes)
     ceil_bps = cap_bps(allowed, limits.budget_bytes, used_bytes, left_ns) if capped else allowed.max_bps
-    # Monitor counts and reports as Enforce does; only the kernel is told nothing of it.
-    in_force_bps = ceil_bps if settings.mode is Mode.ENFORCE else settings.line_rate_bps
-    return RateDecision(Rates(allowed.min_bps, in_force_bps), ceil_bps, capped)
+    if settings.mode is Mode.ENFORCE:
+        return RateDecision(Rates(allowed.min_bps, ceil_bps), ceil_bps, ceil_bps, capped)
+    # Monitor counts and reports as Enforce does; only the kernel gets no ceiling. The guarantee stays: it takes nothing
+    # from other classes while no packet waits, and the sum of all guarantees is reported.
+    return RateDecision(Rates(allowed.min_bps, NO_CEILING_BPS), settings.line_rate_bps, ceil_bps, capped)
 
 
 def time_to_threshold_ns(to_go_bytes: int, ceil_bps: int) -> int:

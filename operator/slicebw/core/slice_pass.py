@@ -236,11 +236,11 @@ def _class_outcome(
         observed=observed,
         leaf=leaf,
         changes=tuple(plan_class(leaf, observed)) if node.shaped else (),
-        usage=class_usage(account, limits, decision.kernel.max_bps, capped=decision.capped),
+        usage=class_usage(account, limits, decision.in_force_bps, capped=decision.capped),
         events=events,
         capped=decision.capped,
         steady=not decision.capped and account is counted,
-        time_to_threshold_ns=time_to_threshold_ns(to_go_bytes, decision.kernel.max_bps) if may_cross else FAR_NS,
+        time_to_threshold_ns=time_to_threshold_ns(to_go_bytes, decision.in_force_bps) if may_cross else FAR_NS,
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from slicebw.core.clock import NS, Instant
-from slicebw.core.dataplane import MAX_SLICES, DeleteClass, ResetTokens, RootQdisc
+from slicebw.core.dataplane import MAX_SLICES, NO_CEILING_BPS, TOP, DeleteClass, ResetTokens, RootQdisc
 from slicebw.core.desired import Mode, NodeSpec, SliceKey, TrafficClass
 from slicebw.core.ledger import Ledger, Reason
 from slicebw.core.node_pass import LONGEST_NS, PENDING_EVENTS_LIMIT, SHORTEST_NS, next_pass_ns
@@ -268,9 +268,18 @@ def test_monitor_mode_limits_nothing_and_says_what_it_would_have_done() -> None:
     node.run(at(0))
     node.send(STANDARD, 90 * M)
     result = node.run(at(1))
-    assert {seen.ceil_bps for seen in node.classes.values()} == {1000 * M}
+    assert {seen.ceil_bps for seen in node.classes.values()} == {NO_CEILING_BPS}
+    assert node.classes[TOP].rate_bps == NO_CEILING_BPS
     assert result.usages[0].standard.capped
+    assert result.usages[0].standard.rate_bps == 1000 * M
     assert node.ledger.pending_events[0].message.startswith("Would have slowed (mode Monitor) standard traffic")
+
+
+def test_monitor_mode_limits_nothing_on_a_device_that_reports_no_speed() -> None:
+    node = Node(spec(), pods=(POD,), node=NodeSpec(mode=Mode.MONITOR))
+    node.run(at(0))
+    assert {seen.ceil_bps for seen in node.classes.values()} == {NO_CEILING_BPS}
+    assert node.run(at(1)).tree_changes == ()
 
 
 def test_disabled_mode_takes_tree_and_table_away_and_enforce_brings_them_back() -> None:
