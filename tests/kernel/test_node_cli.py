@@ -251,6 +251,34 @@ def test_cleanup_finds_the_tree_on_a_device_that_is_not_the_default_route_s(lab:
     assert lab.net.node.run("tc", "qdisc", "show") == found
 
 
+@pytest.mark.parametrize("mode", ["Enforce", "Monitor"])
+def test_an_uplink_that_loses_its_queues_is_told_of_and_gets_them_back(lab: FolderLab, mode: str) -> None:
+    """Also where its mq was made on request, with nothing but its default children."""
+    lab.net.node.ip("link add name wan0 numtxqueues 8 type ifb\nlink set wan0 up\n")
+    found = lab.net.node.run("tc", "qdisc", "show", "dev", "wan0")
+    lab.net.node.run("tc", "qdisc", "add", "dev", "wan0", "root", "mq")
+    lab.write("node", node_object(device="wan0", lineRate="1G", mode=mode))
+    lab.start()
+    said = "one HTB root replaces mq, so the 8 transmit queues of wan0 share a lock"
+
+    def ready() -> list[tuple[str, str]]:
+        conditions = [one for status in lab.status("nodebandwidths") for one in status["status"]["conditions"]]
+        return [(one["status"], one["message"].split("; ")[-1]) for one in conditions if one["type"] == "Ready"]
+
+    wait_until(lambda: ready() == [("True", said)], "the node says so")
+    assert f"transmit queues lost device=wan0 queues=8: {said}" in lab.log()
+    # The next agent finds the tree as it is: it has nothing to log, and says the same of the node.
+    lab.kill()
+    lab.start()
+    wait_until(lambda: ready() == [("True", said)], "the node says so again")
+    ceilings = {line.split()[8] for line in show(lab).stdout.splitlines() if line.startswith("(")}
+    assert ceilings == {"none" if mode == "Monitor" else "1G"}
+    lab.stop()
+    assert cleanup(lab).stdout == "wan0: tree removed\ntable inet slicebw removed\n"
+    assert lab.net.node.run("tc", "qdisc", "show", "dev", "wan0") == found
+    assert found.startswith("qdisc mq 0: root")
+
+
 def test_while_an_agent_is_at_work_cleanup_says_so_and_changes_nothing(lab: FolderLab) -> None:
     start(lab)
     before = classes(lab.net.node, lab.net.uplink).keys()

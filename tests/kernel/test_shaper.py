@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -66,6 +67,63 @@ def test_what_the_kernel_put_there_is_default_and_comes_back(
     assert shaper.apply(wan, [RemoveRoot()], LINE_RATE_BPS) == []
     assert namespace.run("tc", "qdisc", "show", "dev", wan) == before
     assert shaper.read(wan) == observed
+
+
+MQ_MADE = "qdisc add dev wan0 root {}mq"
+
+
+@pytest.mark.parametrize("handle", ["", "handle 1: ", "handle 7: "])
+@pytest.mark.parametrize("kind", ["ifb", "veth"])
+def test_an_mq_with_nothing_but_its_default_children_is_as_the_kernels_own(
+    namespace: Namespace, shaper: HtbShaper, kind: str, handle: str
+) -> None:
+    peer = " peer name far" if kind == "veth" else ""
+    namespace.ip(f"link add name wan0 numtxqueues 8 type {kind}{peer}\nlink set wan0 up\n")
+    default = namespace.run("tc", "qdisc", "show", "dev", "wan0")
+    tc(namespace, MQ_MADE.format(handle), "qdisc add dev wan0 clsact")
+    seen = shaper.read("wan0")
+    assert (seen.root, seen.root_kind, seen.lost_queues) == (RootQdisc.DEFAULT, "mq", 8)
+    assert shaper.apply("wan0", [RemoveRoot()], LINE_RATE_BPS) == []
+    assert shaper.read("wan0") == seen, "there is nothing of ours to remove"
+    assert shaper.apply("wan0", plan_tree(tree(), seen, ()), LINE_RATE_BPS) == []
+    ours = shaper.read("wan0")
+    assert (ours.root, ours.lost_queues, plan_tree(tree(), ours, ())) == (RootQdisc.OURS, 8, ())
+    assert shaper.apply("wan0", [RemoveRoot()], LINE_RATE_BPS) == []
+    # The device has its queues again: on ifb, as on hardware, under an mq of the kernel's own.
+    tc(namespace, "qdisc del dev wan0 clsact")
+    assert namespace.run("tc", "qdisc", "show", "dev", "wan0") == default
+    assert shaper.read("wan0").root_kind == {"ifb": "mq", "veth": "noqueue"}[kind]
+
+
+def test_the_queues_that_our_root_replaces_are_known_to_the_next_agent(
+    namespace: Namespace, device: Callable[[str], str], shaper: HtbShaper
+) -> None:
+    wan = device("mq")
+    assert shaper.read(wan).lost_queues == 4
+    shaper.apply(wan, creation(tree()), LINE_RATE_BPS)
+    with closing(HtbShaper()) as after:
+        assert (after.read(wan).root, after.read(wan).lost_queues) == (RootQdisc.OURS, 4)
+
+
+@pytest.mark.parametrize("kind", ["noqueue", "noop", "pfifo_fast"])
+def test_a_device_without_mq_loses_no_queues(device: Callable[[str], str], shaper: HtbShaper, kind: str) -> None:
+    wan = device(kind)
+    assert shaper.read(wan).lost_queues == 0
+    shaper.apply(wan, creation(tree()), LINE_RATE_BPS)
+    assert shaper.read(wan).lost_queues == 0
+
+
+def test_an_mq_with_a_child_that_somebody_attached_is_foreign_and_never_touched(
+    namespace: Namespace, device: Callable[[str], str], shaper: HtbShaper
+) -> None:
+    wan = device("mq")
+    tc(namespace, MQ_MADE.format("handle 7: "), "qdisc add dev wan0 parent 7:3 pfifo limit 10")
+    before = listing(namespace, wan)
+    seen = shaper.read(wan)
+    assert (seen.root, seen.root_kind) == (RootQdisc.FOREIGN, "mq")
+    failed = shaper.apply(wan, [*creation(tree()), RemoveRoot()], LINE_RATE_BPS)
+    assert len(failed) == len(creation(tree())) + 1
+    assert listing(namespace, wan) == before
 
 
 @pytest.mark.parametrize(

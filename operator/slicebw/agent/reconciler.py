@@ -30,6 +30,7 @@ from slicebw.agent.uplink import NO_UPLINK, UplinkChooser
 from slicebw.core.accounting import is_same_device
 from slicebw.core.clock import NS, Instant
 from slicebw.core.dataplane import (
+    CreateRoot,
     DeleteClass,
     NftTable,
     ObservedTree,
@@ -46,7 +47,7 @@ from slicebw.core.events import node_event
 from slicebw.core.ledger import Ledger, PendingEvent, Reason, SliceAccount
 from slicebw.core.node_pass import PassInput, PassResult, run_pass
 from slicebw.core.plan import drift_repairs, unmet
-from slicebw.core.reports import NodeReport, UsageReport, node_report
+from slicebw.core.reports import NodeReport, UsageReport, node_report, queues_message
 
 log = logging.getLogger(__name__)
 
@@ -247,10 +248,17 @@ class Reconciler:
         complete = len(changes) == len(result.tree_changes)
         # The tree before the table: a class must exist before packets are sent to it.
         if changes:
+            self._warn_of_lost_queues(tree, changes, result)
             complete &= self._apply_tree(tree, changes, result)
         if result.table_change is not None:
             complete &= self._apply_table(result.table_change)
         return complete
+
+    @staticmethod
+    def _warn_of_lost_queues(tree: ObservedTree, changes: tuple[TreeChange, ...], result: PassResult) -> None:
+        message = queues_message(tree, result.settings.mode)
+        if message and any(isinstance(change, CreateRoot) for change in changes):
+            log.warning("transmit queues lost device=%s queues=%d: %s", tree.device, tree.lost_queues, message)
 
     def _apply_table(self, change: TableChange) -> bool:
         log.info("table change=%s", change)

@@ -137,7 +137,10 @@ class UplinkTrouble(Struct, frozen=True):
 
 
 class ObservedTree(Struct, frozen=True):
-    """One complete dump of a device. ``line_rate_bps`` is the speed that the device reports, if it reports any."""
+    """One complete dump of a device. ``line_rate_bps`` is the speed that the device reports, if it reports any.
+
+    ``lost_queues`` is how many transmit queues the device has whose ``mq`` an HTB root replaces; 0 if it has none.
+    """
 
     device: str
     root: RootQdisc
@@ -148,6 +151,7 @@ class ObservedTree(Struct, frozen=True):
     netns: int = 0
     uplink_trouble: UplinkTrouble | None = None
     """Set by whoever chose the device."""
+    lost_queues: int = 0
 
 
 _MOST_SHOWN: Final = 100

@@ -125,6 +125,13 @@ def not_enforced_reason(observed: ObservedTree, mode: Mode) -> str:
     return "" if mode is Mode.ENFORCE else f"mode {mode}: nothing is limited"
 
 
+def queues_message(observed: ObservedTree, mode: Mode) -> str:
+    """Say that the HTB root replaces the ``mq`` of a device with several transmit queues; empty if it does not."""
+    if not observed.lost_queues or mode is Mode.DISABLED or observed.root is RootQdisc.FOREIGN:
+        return ""
+    return f"one HTB root replaces mq, so the {observed.lost_queues} transmit queues of {observed.device} share a lock"
+
+
 def usage_report(
     account: SliceAccount,
     spec: SliceSpec | None,
@@ -214,7 +221,11 @@ def node_report(
     foreign = observed.root_kind if observed.root is RootQdisc.FOREIGN else None
     # In mode Disabled it does not matter which device is the uplink.
     trouble = observed.uplink_trouble if settings.mode is not Mode.DISABLED else None
-    message = not_enforced_reason(observed, settings.mode) or "; ".join(desired.node.errors) or "limits are in force"
+    if trouble is not None:
+        message = "; ".join((trouble.message, *desired.node.errors))
+    else:
+        reason = not_enforced_reason(observed, settings.mode)
+        message = reason or "; ".join(desired.node.errors) or "limits are in force"
     return NodeReport(
         device=observed.device,
         mode=settings.mode,
@@ -227,7 +238,7 @@ def node_report(
         foreign_qdisc=foreign,
         overcommitted=overcommitted,
         ready=foreign is None and trouble is None and not desired.node.errors,
-        message="; ".join((trouble.message, *desired.node.errors)) if trouble is not None else message,
+        message="; ".join(filter(None, (message, queues_message(observed, settings.mode)))),
         generation=desired.node.generation,
         not_ready_reason=trouble.reason if trouble is not None else "NotReady",
     )

@@ -120,7 +120,7 @@ def encode(change: TreeChange, ifindex: int, line_rate_bps: int, leaf_kind: Leaf
         case CreateRoot():
             messages = [_create_root(ifindex)]
         case RemoveRoot():
-            messages = [Message(RTM_DELQDISC, 0, TCMSG.pack(0, ifindex, ROOT_HANDLE, TC_H_ROOT, 0))]
+            messages = [delete_root(ifindex, ROOT_HANDLE)]
         case CreateClass(spec):
             messages = _create(ifindex, spec, line_rate_bps, leaf_kind)
         case ResetTokens(spec):
@@ -130,6 +130,11 @@ def encode(change: TreeChange, ifindex: int, line_rate_bps: int, leaf_kind: Leaf
         case DeleteClass(minor):
             messages = [_delete(ifindex, minor)]
     return messages
+
+
+def delete_root(ifindex: int, handle: int) -> Message:
+    """The message that removes a device's root qdisc, if it has this handle."""
+    return Message(RTM_DELQDISC, 0, TCMSG.pack(0, ifindex, handle, TC_H_ROOT, 0))
 
 
 def _create_root(ifindex: int) -> Message:

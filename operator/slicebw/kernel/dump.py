@@ -47,13 +47,20 @@ _INNER_MINORS: Final = frozenset({TOP, *PARENTS.values()})
 """Inner classes. Their quantum is read as 0, because the kernel never uses it (see codec)."""
 _DUMP_ATTEMPTS: Final = 5
 
+MQ: Final = "mq"
+"""The kernel's root qdisc for a device with several transmit queues: one child qdisc for each."""
+
 
 class Root(Struct, frozen=True):
-    """A device's root qdisc. ``handle`` 0 means that the kernel attached it by itself."""
+    """A device's root qdisc. ``handle`` 0 means that the kernel attached it by itself.
+
+    ``bare`` is true for an ``mq`` that was attached on request and has only the children that the kernel gave it.
+    """
 
     kind: str
     handle: int
     default_minor: int = 0
+    bare: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} {self.handle >> 16:x}:"
@@ -80,7 +87,46 @@ def read_root(netlink: NetlinkSocket, ifindex: int) -> Root:
             for option, start, stop in attributes(answer, begin, end):
                 if option == codec.TCA_HTB_INIT and stop - start >= codec.HTB_INIT.size:
                     default_minor = codec.HTB_INIT.unpack_from(answer, start)[2]
-    return Root(kind, handle, default_minor)
+    bare = kind == MQ and handle != 0 and not _has_attached(netlink, ifindex, handle)
+    return Root(kind, handle, default_minor, bare)
+
+
+def _has_attached(netlink: NetlinkSocket, ifindex: int, parent: int) -> bool:
+    """Tell whether a child of a root qdisc was attached on request. The kernel's own children have handle 0."""
+    found = False
+
+    def take(datagram: memoryview) -> int:
+        nonlocal found
+        position = 0
+        while position + HEADER.size <= len(datagram):
+            length, kind, flags, _, _ = HEADER.unpack_from(datagram, position)
+            if kind < FIRST_OBJECT_TYPE:
+                break
+            if flags & NLM_F_DUMP_INTR or not HEADER.size + TCMSG.size <= length <= len(datagram) - position:
+                raise TornDumpError
+            _, index, handle, above, _ = TCMSG.unpack_from(datagram, position + HEADER.size)
+            found |= index == ifindex and handle != 0 and above >> 16 == parent >> 16
+            position += (length + 3) & ~3
+        return position
+
+    # The kernel lists the qdiscs of all devices, whichever is asked for.
+    for _ in range(_DUMP_ATTEMPTS):
+        try:
+            netlink.dump_into(codec.RTM_GETQDISC, TCMSG.pack(0, ifindex, 0, 0, 0), "listing qdiscs", take)
+        except TornDumpError:
+            continue
+        return found
+    raise KernelError(f"the list of qdiscs kept changing while it was read ({_DUMP_ATTEMPTS} attempts)")
+
+
+def is_default(root: Root) -> bool:
+    """Tell whether a root qdisc may be replaced, because the kernel attaches such a one again when ours is removed.
+
+    The kernel gives handle 0 to a qdisc that it attaches by itself (noqueue, pfifo_fast, fq_codel, mq with its
+    children, whatever net.core.default_qdisc says). The children of an mq with handle 0 need no check: they cannot be
+    addressed, so the kernel attached them too. Of the qdiscs that were attached on request only a bare mq counts.
+    """
+    return root.handle == 0 or root.bare
 
 
 def may_be_ours(root: Root) -> bool:
@@ -91,18 +137,15 @@ def may_be_ours(root: Root) -> bool:
 def owner(root: Root, classes: Mapping[int, ObservedClass]) -> RootQdisc:
     """Tell who attached the root qdisc. ``classes``: those under it; needed only if it may be ours.
 
-    DEFAULT: its handle is 0. The kernel gives handle 0 to a qdisc that it attaches by itself (noqueue, pfifo_fast,
-    fq_codel, mq with its children, whatever net.core.default_qdisc says), and attaches it again when ours is removed.
-    The children of an mq with handle 0 need no check: they cannot be addressed, so the kernel attached them too.
+    DEFAULT: :func:`is_default`.
 
-    FOREIGN: a qdisc that was attached on request has another handle, an explicit ``fq_codel`` too. The kernel would not
-    restore it.
+    FOREIGN: any other qdisc attached on request, an explicit ``fq_codel`` too. The kernel would not restore it.
 
     OURS: :func:`may_be_ours`, and there are no classes; or 1:1 is directly under the root, and 1:10 and 1:20, if they
     exist, are under 1:1. A tree is made from the top down, so this also holds if that was interrupted. Classes that
     another program has put into our tree are drift to repair, and no reason to stop enforcing.
     """
-    if root.handle == 0:
+    if is_default(root):
         return RootQdisc.DEFAULT
     if not may_be_ours(root):
         return RootQdisc.FOREIGN

@@ -62,6 +62,7 @@ class FakeDevice:
     """It stays with the device when a test moves it to another name."""
     root: RootQdisc = RootQdisc.DEFAULT
     root_kind: str = "noqueue"
+    lost_queues: int = 0
     classes: dict[int, ObservedClass] = field(default_factory=dict)
     observed: dict[int, ObservedClass] = field(default_factory=dict)
     """What was read last. While nothing changes, reads return this same mapping, as the real one does."""
@@ -108,7 +109,14 @@ class FakeShaper:
         if found.observed != found.classes:
             found.observed = dict(found.classes)
         return ObservedTree(
-            name, found.root, found.root_kind, found.observed, found.line_rate_bps, found.ifindex, self.netns
+            name,
+            found.root,
+            found.root_kind,
+            found.observed,
+            found.line_rate_bps,
+            found.ifindex,
+            self.netns,
+            lost_queues=found.lost_queues,
         )
 
     def apply(self, device: str | int, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:

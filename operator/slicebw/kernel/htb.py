@@ -22,14 +22,17 @@ from slicebw.core.dataplane import (
     classid,
 )
 from slicebw.core.errors import UplinkError
-from slicebw.kernel.codec import LeafKind, encode
-from slicebw.kernel.dump import ClassDecoder, Root, may_be_ours, owner, read_classes, read_root
+from slicebw.kernel.codec import LeafKind, delete_root, encode
+from slicebw.kernel.dump import MQ, ClassDecoder, Root, is_default, may_be_ours, owner, read_classes, read_root
 from slicebw.kernel.netlink import Message, NetlinkSocket, Refusal, RefusedError
 from slicebw.kernel.uplink import Link, Links
 from slicebw.kernel.watch import Watcher, watch_tree
 
 LINE_RATE_MAX_AGE_S: Final = 10.0
 """A device's speed is read at most this often: some drivers ask their firmware, and hold the rtnl lock meanwhile."""
+
+_QUEUED_KINDS: Final = frozenset({"", "ifb", "tun"})
+"""The kinds of device that get an mq from the kernel if they have several queues. Others (veth, bond) get noqueue."""
 
 
 @dataclass(slots=True)
@@ -40,6 +43,8 @@ class _Device:
     """The leaf qdisc that the kernel has; None until it has accepted or refused fq_codel once."""
     line_rate_bps: int | None = None
     line_rate_until_s: float = field(default=float("-inf"))
+    had_mq: bool = False
+    """Whether its root was an mq when last read without our tree. A veth, say, has one only if it was asked for."""
 
 
 class HtbShaper:
@@ -96,6 +101,7 @@ class HtbShaper:
             line_rate_bps=self._line_rate_bps(link),
             ifindex=link.ifindex,
             netns=self._links.namespace(),
+            lost_queues=self._lost_queues(link, root),
         )
 
     def shaped_devices(self) -> list[str]:
@@ -174,20 +180,27 @@ class HtbShaper:
             device.line_rate_until_s = now_s + LINE_RATE_MAX_AGE_S
         return device.line_rate_bps
 
+    def _lost_queues(self, link: Link, root: Root) -> int:
+        device = self._device(link)
+        if not may_be_ours(root):
+            device.had_mq = root.kind == MQ
+        several = link.tx_queues > 1 and (device.had_mq or link.kind in _QUEUED_KINDS)
+        return link.tx_queues if several else 0
+
     def _change_root(
         self, link: Link, root: Root, change: CreateRoot | RemoveRoot, line_rate_bps: int
     ) -> list[FailedChange]:
         if isinstance(change, RemoveRoot):
-            if root.handle == 0:  # the tree is gone already
+            if is_default(root):  # the tree is gone already
                 return []
             if not may_be_ours(root):
                 return [FailedChange(change, f"the root qdisc of {link.name} is not ours: {root}")]
-        (message,) = encode(change, link.ifindex, line_rate_bps, LeafKind.PFIFO)  # the kind does not matter: no leaf
-        try:
-            self._socket().command(message, str(change))
-        except RefusedError as error:
-            return [FailedChange(change, str(error.refusal))]
-        return []
+        messages = encode(change, link.ifindex, line_rate_bps, LeafKind.PFIFO)  # the kind does not matter: no leaf
+        if root.bare:
+            # The kernel does not add a root over one that was attached on request, nor replace one of the same handle.
+            messages = [delete_root(link.ifindex, root.handle), *messages]
+        (refused,) = self._socket().batch([messages], str(change))
+        return [FailedChange(change, str(refusal)) for _, refusal in sorted(refused.items())[:1]]
 
     def _change_classes(self, link: Link, changes: Sequence[TreeChange], line_rate_bps: int) -> list[FailedChange]:
         """Carry out changes below the root, in one batch. Until the device's leaf kind is known, split after leaves."""

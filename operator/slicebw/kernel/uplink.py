@@ -31,11 +31,15 @@ _MADE_UP_SPEED_KINDS: Final = frozenset({"tun"})
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network device; ``kind`` is "" for hardware."""
+    """A network device; ``kind`` is "" for hardware.
+
+    ``tx_queues`` is how many transmit queues it was made with; its driver may use fewer of them.
+    """
 
     name: str
     ifindex: int
     kind: str = ""
+    tx_queues: int = 1
 
 
 class Links:
@@ -181,4 +185,5 @@ def _next_hop(route: Any) -> int | None:
 
 
 def _link(message: Any) -> Link:
-    return Link(message.get("ifname"), message["index"], message.get(("linkinfo", "kind")) or "")
+    kind = message.get(("linkinfo", "kind")) or ""
+    return Link(message.get("ifname"), message["index"], kind, message.get("num_tx_queues") or 1)

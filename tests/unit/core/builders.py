@@ -88,6 +88,7 @@ class Node:
         self.classes: dict[int, ObservedClass] = {}
         self.shown: dict[int, ObservedClass] = {}
         self.root = RootQdisc.DEFAULT
+        self.lost_queues = 0
         self.table = NftTable(intact=False, present=False)
         self.last: PassResult | None = None
 
@@ -95,7 +96,7 @@ class Node:
         """One pass, its ledger kept, its changes carried out."""
         if self.shown != self.classes:  # where nothing has changed it is the same mapping, as the kernel edge has it
             self.shown = dict(self.classes)
-        tree = ObservedTree("eth0", self.root, "htb", self.shown)
+        tree = ObservedTree("eth0", self.root, "htb", self.shown, lost_queues=self.lost_queues)
         given = PassInput(self.desired, tree, self.table, self.ledger, now)
         result = run_pass(given, self.last)
         assert result == run_pass(given), "going on from the last pass comes to the same as beginning anew"

@@ -282,6 +282,20 @@ def test_monitor_mode_limits_nothing_on_a_device_that_reports_no_speed() -> None
     assert node.run(at(1)).tree_changes == ()
 
 
+@pytest.mark.parametrize(
+    ("mode", "before"), [(Mode.ENFORCE, "limits are in force"), (Mode.MONITOR, "mode Monitor: nothing is limited")]
+)
+def test_an_uplink_that_loses_its_queues_says_so_in_every_report(mode: Mode, before: str) -> None:
+    node = Node(spec(), pods=(POD,), node=NodeSpec(line_rate_bps=1000 * M, mode=mode))
+    node.lost_queues = 8
+    said = f"{before}; one HTB root replaces mq, so the 8 transmit queues of eth0 share a lock"
+    for second in range(2):
+        report = node.run(at(second)).node
+        assert (report.message, report.ready) == (said, True)
+    node.desired = replace(node.desired, node=replace(node.desired.node, mode=Mode.DISABLED))
+    assert node.run(at(2)).node.message == "mode Disabled: nothing is limited"
+
+
 def test_disabled_mode_takes_tree_and_table_away_and_enforce_brings_them_back() -> None:
     node = one_slice()
     before = dict(node.classes)
