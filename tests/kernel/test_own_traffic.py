@@ -97,6 +97,40 @@ def test_both_are_there_from_the_first_pass_on_with_their_shares_and_ceilings(la
     assert quanta == {ROOT: "8000", ROOT_EXEMPT: "8000", DEFAULT: "1600", DEFAULT_EXEMPT: "1600"}
 
 
+def test_what_nobody_owns_gets_what_the_node_lets_it_have_and_nobody_else_is_held_by_that(lab: FolderLab) -> None:
+    node = {"lineRate": "1G", "cap": "100M", "exemptDestinations": [*lab.net.sink.exempt_networks]}
+    lab.write("node", node_object(**node, unclassified={"maxRate": "5M", "exemptMaxRate": "8M"}))
+    start(lab)
+    assert [lab.classes()[name].ceil_bps for name in (DEFAULT, DEFAULT_EXEMPT)] == [5 * M, 8 * M]
+    stranger, sink = lab.pod("stranger"), lab.net.sink
+    for to, name, most_mbps in ((sink.address, DEFAULT, 5), (sink.exempt_address, DEFAULT_EXEMPT, 8)):
+        flow = lab.net.start_udp(stranger, to, 30, 50 * M)
+        own = lab.net.start_udp(lab.pod("codeen"), to, 30, 15 * M)
+        wait_until(lambda name=name: lab.classes()[name].sent_bytes > M, "the stranger sends")  # type: ignore[misc]
+        before = lab.counters()
+        wait_until(lambda before=before: lab.counters().at_s > before.at_s + 4, "some seconds have passed", 10)  # type: ignore[misc]
+        after = lab.counters()
+        flow.stop()
+        own.stop()
+        assert after.rate_bps(before, name) / M == pytest.approx(most_mbps, rel=0.02)
+        codeen = {DEFAULT: "1:1001", DEFAULT_EXEMPT: "1:2001"}[name]
+        assert after.rate_bps(before, codeen) / M > 15
+    status = {"maxRate": "5M", "maxBitsPerSecond": 5 * M, "exemptMaxRate": "8M", "exemptMaxBitsPerSecond": 8 * M}
+    wait_until(lambda: node_status(lab).get("unclassified") == status, "the NodeBandwidth says so")
+    assert lab.agent is not None
+    page = lab.agent.page("/metrics")
+    shown = re.findall(r'^slicebw_node_unclassified_max_bps\{class="(\w+)"\} (\S+)$', page, re.MULTILINE)
+    assert {traffic_class: float(value) for traffic_class, value in shown} == {"standard": 5 * M, "exempt": 8 * M}
+
+    # What is wrong is what it was; what is taken away is the class's own ceiling again.
+    lab.write("node", node_object(**node, unclassified={"maxRate": "5k", "exemptMaxRate": "9M"}))
+    wait_until(lambda: lab.classes()[DEFAULT_EXEMPT].ceil_bps == 9 * M, "the right one is taken")
+    assert lab.classes()[DEFAULT].ceil_bps == 5 * M
+    lab.write("node", node_object(**node))
+    wait_until(lambda: lab.classes()[DEFAULT].ceil_bps == 100 * M, "the node cap is the ceiling again")
+    assert lab.classes()[DEFAULT_EXEMPT].ceil_bps == 1000 * M
+
+
 def test_a_list_that_is_too_long_leaves_the_last_good_destinations_exempt_and_is_said(lab: FolderLab) -> None:
     start(lab)
     sink, codeen = lab.net.sink, lab.pod("codeen")

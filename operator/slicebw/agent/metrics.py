@@ -119,6 +119,14 @@ def _node_state(node: NodeReport, read_at: Instant | None) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "slicebw_node_line_rate_bps", "The line rate: what the uplink can carry, in bit/s.", node.line_rate_bps
     )
+    unclassified = GaugeMetricFamily(
+        "slicebw_node_unclassified_max_bps",
+        "The most that traffic may use that could not be classified, in bit/s.",
+        labels=("class",),
+    )
+    unclassified.add_metric((TrafficClass.STANDARD.value,), node.unclassified_max_bps)
+    unclassified.add_metric((TrafficClass.EXEMPT.value,), node.unclassified_exempt_max_bps)
+    yield unclassified
     mode = GaugeMetricFamily(
         "slicebw_node_mode", "1 for the mode that the node is in, 0 for the others.", labels=("mode",)
     )

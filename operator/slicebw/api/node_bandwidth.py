@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from slicebw.api import conditions, kinds
 from slicebw.api.conditions import Condition
 from slicebw.api.fields import Fields, Metadata, limited
-from slicebw.api.quantity import QuantityError, parse_node_rate, parse_percent, shown
+from slicebw.api.quantity import QuantityError, parse_node_rate, parse_percent, parse_unclassified_rate, shown
 from slicebw.core.desired import Mode, NodeSpec
 from slicebw.core.reports import NodeReport
 from slicebw.core.text import bytes_text, rate_text, time_text
@@ -35,6 +35,12 @@ _ATTRIBUTES: Final = {
     "minRateShare": "min_rate_share_percent",
 }
 """The spec's fields, and their names in :class:`slicebw.core.desired.NodeSpec`."""
+_UNCLASSIFIED_ATTRIBUTES: Final = {
+    "maxRate": "unclassified_max_bps",
+    "exemptMaxRate": "unclassified_exempt_max_bps",
+}
+"""The fields in ``spec.unclassified``, and their names there."""
+_SPEC_FIELDS: Final = (*_ATTRIBUTES, "unclassified")
 _OBJECT_FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _DEVICE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}")
 _DESTINATION: Final = re.compile(r"[0-9A-Fa-f:.]{2,39}(?:/[0-9]{1,3})?")
@@ -51,9 +57,11 @@ def parse(obj: object) -> NodeSpec:
     errors: list[str] = []
     top = Fields(obj, "", errors)
     spec = top.inner("spec")
+    unclassified = spec.inner("unclassified")
     if not metadata.stored:
         top.refuse_unknown(_OBJECT_FIELDS)
-        spec.refuse_unknown(_ATTRIBUTES)
+        spec.refuse_unknown(_SPEC_FIELDS)
+        unclassified.refuse_unknown(_UNCLASSIFIED_ATTRIBUTES)
     read = NodeSpec(
         device=spec.read("device", _device, None),
         cap_bps=spec.read("cap", parse_node_rate, None),
@@ -61,10 +69,17 @@ def parse(obj: object) -> NodeSpec:
         mode=spec.read("mode", _mode, None),
         exempt_destinations=_exempt_destinations(spec),
         min_rate_share_percent=spec.read("minRateShare", parse_percent, None),
+        unclassified_max_bps=unclassified.read("maxRate", parse_unclassified_rate, None),
+        unclassified_exempt_max_bps=unclassified.read("exemptMaxRate", parse_unclassified_rate, None),
         generation=metadata.generation,
         errors=limited(errors),
     )
     given = [name for field, name in _ATTRIBUTES.items() if spec.raw(field) is not None]
+    whole = isinstance(spec.raw("unclassified"), Mapping)
+    for field, name in _UNCLASSIFIED_ATTRIBUTES.items() if spec.raw("unclassified") is not None else ():
+        # An ``unclassified`` that is no object gives no rate: both are what they were last.
+        if not whole or unclassified.raw(field) is not None:
+            given.append(name)
     return replace(read, wrong=tuple(name for name in given if getattr(read, name) is None))
 
 
@@ -100,6 +115,12 @@ def status_object(
             "capBitsPerSecond": report.cap_bps,
             "lineRate": rate_text(report.line_rate_bps),
             "lineRateBitsPerSecond": report.line_rate_bps,
+            "unclassified": {
+                "maxRate": rate_text(report.unclassified_max_bps),
+                "maxBitsPerSecond": report.unclassified_max_bps,
+                "exemptMaxRate": rate_text(report.unclassified_exempt_max_bps),
+                "exemptMaxBitsPerSecond": report.unclassified_exempt_max_bps,
+            },
             "slices": report.slices,
             "cappedSlices": report.capped_slices,
             # "root" is the name in v1alpha1 for traffic of the host itself.

@@ -75,6 +75,10 @@ _NODE_RATE: Final = replace(
     lowest=MIN_NODE_RATE_BPS,
     lowest_text="1M: the node's own traffic is under it too, so that less (100 for 100M) would cut the node off",
 )
+_UNCLASSIFIED_RATE: Final = replace(
+    _NODE_RATE,
+    lowest_text="1M: the node's ARP is under it too",
+)
 _BYTES: Final = _Measure(
     noun="a number of bytes",
     usage="use bytes with an optional suffix k, M, G, T, Ki, Mi, Gi, Ti (10Gi is 10,737,418,240 bytes)",
@@ -96,6 +100,11 @@ def parse_rate(value: object) -> int:
 def parse_node_rate(value: object) -> int:
     """Parse the rate of a whole node in bit/s, like :func:`parse_rate`. Raises QuantityError, also below 1M."""
     return _parse(value, _NODE_RATE)
+
+
+def parse_unclassified_rate(value: object) -> int:
+    """The ceiling of unclassified traffic in bit/s, as :func:`parse_rate`. Raises QuantityError, also below 1M."""
+    return _parse(value, _UNCLASSIFIED_RATE)
 
 
 def parse_bytes(value: object) -> int:

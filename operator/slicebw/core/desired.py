@@ -179,6 +179,8 @@ class NodeSpec(Struct, frozen=True):
     generation: int = 0
     errors: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
+    unclassified_max_bps: int | None = None
+    unclassified_exempt_max_bps: int | None = None
 
     def over(self, default: "NodeSpec") -> "NodeSpec":
         """Return this spec with fields from ``default`` where it has none."""
@@ -192,6 +194,8 @@ class NodeSpec(Struct, frozen=True):
             generation=self.generation,
             errors=default.errors + self.errors,
             wrong=self.wrong + tuple(name for name in default.wrong if getattr(self, name) is None),
+            unclassified_max_bps=_pick(self.unclassified_max_bps, default.unclassified_max_bps),
+            unclassified_exempt_max_bps=_pick(self.unclassified_exempt_max_bps, default.unclassified_exempt_max_bps),
         )
 
     def with_last_good(self, before: "NodeSpec") -> "NodeSpec":
@@ -219,25 +223,33 @@ DEFAULT_MIN_RATE_SHARE_PERCENT: Final = 25
 
 
 class NodeSettings(Struct, frozen=True):
-    """Complete settings of one node; ``cap_bps`` never exceeds ``line_rate_bps``."""
+    """Complete settings of one node; ``cap_bps`` never exceeds ``line_rate_bps``.
+
+    ``unclassified_max_bps`` never exceeds ``cap_bps``, nor ``unclassified_exempt_max_bps`` the line rate.
+    """
 
     mode: Mode
     cap_bps: int
     line_rate_bps: int
     exempt_destinations: frozenset[str]
     min_rate_share_percent: int
+    unclassified_max_bps: int
+    unclassified_exempt_max_bps: int
 
 
 def settle(spec: NodeSpec, device_rate_bps: int | None) -> NodeSettings:
     """Complete the settings of a node: the line rate comes from the device, the cap from the line rate."""
     line_rate_bps = spec.line_rate_bps or device_rate_bps or DEFAULT_LINE_RATE_BPS
+    cap_bps = min(spec.cap_bps or line_rate_bps, line_rate_bps)
     share = spec.min_rate_share_percent
     return NodeSettings(
         mode=spec.mode or Mode.ENFORCE,
-        cap_bps=min(spec.cap_bps or line_rate_bps, line_rate_bps),
+        cap_bps=cap_bps,
         line_rate_bps=line_rate_bps,
         exempt_destinations=collapse(spec.exempt_destinations or ()),
         min_rate_share_percent=DEFAULT_MIN_RATE_SHARE_PERCENT if share is None else share,
+        unclassified_max_bps=min(spec.unclassified_max_bps or cap_bps, cap_bps),
+        unclassified_exempt_max_bps=min(spec.unclassified_exempt_max_bps or line_rate_bps, line_rate_bps),
     )
 
 

@@ -33,7 +33,7 @@ from slicebw.core.dataplane import (
     leaf,
 )
 from slicebw.core.desired import Mode, NodeSettings, TrafficClass
-from slicebw.core.policy import Rates, ceiling_bps, class_cap_bps
+from slicebw.core.policy import Rates, ceiling_bps, class_cap_bps, unclassified_ceiling_bps
 
 DEBT_RATE_BPS: Final = 1_000_000
 """Below this rate one 64 KiB GSO packet puts a class into token debt for more than half a second."""
@@ -48,9 +48,9 @@ def frame(settings: NodeSettings) -> dict[int, ClassSpec]:
         ceil_bps = kernel_rate(ceiling_bps(settings, traffic_class))
         # The smallest rate: standard and exempt share the line by their leaves' quanta, neither goes before the other.
         classes[parent] = ClassSpec(parent, TOP, MIN_KERNEL_RATE_BPS, ceil_bps)
-        free = Rates(MIN_KERNEL_RATE_BPS, ceil_bps)
-        for slice_id, share in ((HOST_ID, HOST_SHARE), (DEFAULT_ID, 1)):
-            spec = leaf_class(traffic_class, slice_id, free, share)
+        unclassified_bps = kernel_rate(unclassified_ceiling_bps(settings, traffic_class))
+        for slice_id, share, most_bps in ((HOST_ID, HOST_SHARE, ceil_bps), (DEFAULT_ID, 1, unclassified_bps)):
+            spec = leaf_class(traffic_class, slice_id, Rates(MIN_KERNEL_RATE_BPS, most_bps), share)
             classes[spec.minor] = spec
     return classes
 

@@ -55,6 +55,15 @@ def ceiling_bps(settings: NodeSettings, traffic_class: TrafficClass) -> int:
     return class_cap_bps(settings, traffic_class) if settings.mode is Mode.ENFORCE else NO_CEILING_BPS
 
 
+def unclassified_ceiling_bps(settings: NodeSettings, traffic_class: TrafficClass) -> int:
+    """Return the ceiling of the default leaf of this class; in Monitor mode none."""
+    if settings.mode is not Mode.ENFORCE:
+        return NO_CEILING_BPS
+    if traffic_class is TrafficClass.STANDARD:
+        return settings.unclassified_max_bps
+    return settings.unclassified_exempt_max_bps
+
+
 def class_cap_bps(settings: NodeSettings, traffic_class: TrafficClass) -> int:
     """Return the most that one class of a slice may use here: the node cap, or the line rate for exempt traffic."""
     return settings.cap_bps if traffic_class is TrafficClass.STANDARD else settings.line_rate_bps

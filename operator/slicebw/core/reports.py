@@ -75,6 +75,9 @@ class NodeReport(Struct, frozen=True):
     generation: int = 0
     not_ready_reason: str = "NotReady"
     """The reason of the condition Ready while it is False."""
+    unclassified_max_bps: int = 0
+    """The ceiling of standard traffic that could not be classified; the next one is that of exempt traffic."""
+    unclassified_exempt_max_bps: int = 0
 
 
 class UsageWrite(Struct, frozen=True, gc=False):
@@ -241,6 +244,8 @@ def node_report(
         message="; ".join(filter(None, (message, queues_message(observed, settings.mode)))),
         generation=desired.node.generation,
         not_ready_reason=trouble.reason if trouble is not None else "NotReady",
+        unclassified_max_bps=settings.unclassified_max_bps,
+        unclassified_exempt_max_bps=settings.unclassified_exempt_max_bps,
     )
 
 

@@ -142,6 +142,8 @@ def test_the_node_tells_of_its_own_traffic_its_rates_and_its_mode(world: Scraped
     assert samples["node_sent_bytes_total", "standard root"] == 11
     assert samples["node_sent_bytes_total", "exempt default"] == 13
     assert (samples["node_cap_bps", ""], samples["node_line_rate_bps", ""]) == (50 * M, 1000 * M)
+    unclassified = [samples["node_unclassified_max_bps", name] for name in ("standard", "exempt")]
+    assert unclassified == [50 * M, 1000 * M]
     assert [samples["node_mode", mode.value] for mode in Mode] == [0, 1, 0]
     assert samples["node_ready", ""] == 1
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
-from slicebw.core.desired import Mode
+from slicebw.core.desired import Mode, NodeSpec
 from tests.unit.agent.test_checkpoint import lived_in
 
 DATA = Path(__file__).with_name("data")
@@ -54,7 +54,21 @@ def test_a_desired_state_of_the_first_version_is_read_whole(tmp_path: Path) -> N
     assert desired_state == lived_in().desired
 
 
-@pytest.mark.parametrize("name", ["ledger-v2", "ledger-v2-numbered", "wishes-v1-whole"])
+def test_wishes_from_before_unclassified_traffic_had_a_ceiling_are_read_whole(tmp_path: Path) -> None:
+    """The new keys are no new version: without them the default holds, and an older agent passes them over."""
+    before, problem = load(tmp_path, "wishes-v1-whole")
+    assert problem is None
+    after, _ = load(tmp_path, "wishes-v1-unclassified")
+    ceilings = {"unclassified_max_bps": 50_000_000, "unclassified_exempt_max_bps": 60_000_000}
+    assert after == replace(before, node=replace(before.node, **ceilings))
+
+
+def test_the_newest_wishes_have_every_setting_of_a_node() -> None:
+    payload = json.loads((DATA / "wishes-v1-unclassified").read_bytes().partition(b"\n")[2])
+    assert payload["node"].keys() == set(NodeSpec.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", ["ledger-v2", "ledger-v2-numbered", "wishes-v1-unclassified"])
 def test_a_file_of_the_present_version_is_read_whole_and_written_again_byte_for_byte(tmp_path: Path, name: str) -> None:
     """The file has every kind of field, so this fails if a renamed attribute changes a key in the file.
 

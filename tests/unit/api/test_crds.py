@@ -352,6 +352,13 @@ def test_schema_and_parser_agree_on_selectors(expression: dict[str, Any], fine: 
             "cap": st.sampled_from([8, 7, "8", "7", "1G", "1.5G", "x", "1P", "1.1P", 10**15 + 1, True]),
             "lineRate": st.sampled_from(CORPUS),
             "mode": st.sampled_from(["Enforce", "Monitor", "Disabled", "enforce", ""]),
+            "unclassified": st.fixed_dictionaries(
+                {},
+                optional={
+                    "maxRate": st.sampled_from(CORPUS),
+                    "exemptMaxRate": st.sampled_from(["1M", "999k", 8, "2P"]),
+                },
+            ),
             "minRateShare": st.sampled_from(["1%", "25%", "100%", "0%", "101%", "25", "025%", "2.5%", "%"]),
             "exemptDestinations": st.lists(
                 st.sampled_from(["10.0.0.0/8", "::/0", "192.0.2.1", "2001:db8::/32", "x", "", "10.0.0.0/", "/8"]),

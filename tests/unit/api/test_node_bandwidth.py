@@ -30,6 +30,8 @@ REPORT = NodeReport(
     ready=True,
     message="limits are in force",
     generation=4,
+    unclassified_max_bps=50_000_000,
+    unclassified_exempt_max_bps=10**8,
 )
 
 
@@ -38,7 +40,7 @@ def read(spec: Any, **metadata: Any) -> NodeSpec:
 
 
 def test_an_empty_spec_sets_nothing_and_has_no_errors() -> None:
-    for spec in ({}, None, {"device": None, "exemptDestinations": None}):
+    for spec in ({}, None, {"device": None, "exemptDestinations": None, "unclassified": {"maxRate": None}}):
         assert read(spec) == NodeSpec()
     assert node_bandwidth.parse({}) == NodeSpec()
 
@@ -51,6 +53,7 @@ def test_every_field_is_read() -> None:
         "mode": "Monitor",
         "exemptDestinations": ["192.0.2.0/24", "2001:DB8::/32"],
         "minRateShare": "30%",
+        "unclassified": {"maxRate": "50M", "exemptMaxRate": 10**8},
     }
     assert read(spec, generation=5) == NodeSpec(
         device="bond0.100",
@@ -59,6 +62,8 @@ def test_every_field_is_read() -> None:
         mode=Mode.MONITOR,
         exempt_destinations=("192.0.2.0/24", "2001:db8::/32"),
         min_rate_share_percent=30,
+        unclassified_max_bps=50_000_000,
+        unclassified_exempt_max_bps=10**8,
         generation=5,
     )
 
@@ -82,7 +87,11 @@ def test_every_field_is_read() -> None:
         ("mode", ["Enforce"], "a list is not a mode: use Enforce, Monitor, Disabled"),
         ("minRateShare", 25, "25 is not a percentage: use a whole one from 1% to 100% (80%)"),
         ("exemptDestination", [], "unknown field; did you mean exemptDestinations?"),
-        ("budget", 1, "unknown field; there are device, cap, lineRate, mode, exemptDestinations, minRateShare"),
+        (
+            "budget",
+            1,
+            "unknown field; there are device, cap, lineRate, mode, exemptDestinations, minRateShare, unclassified",
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed_and_the_others_hold(
@@ -108,6 +117,46 @@ def test_what_is_wrong_is_what_it_was_last_and_nothing_else_is() -> None:
     )
     assert merged.cap_bps == 2 * 10**9
     assert read({"mode": "Enforce"}).over(default).wrong == ()
+
+
+@pytest.mark.parametrize(
+    ("unclassified", "errors", "wrong"),
+    [
+        (
+            {"maxRate": "100", "exemptMaxRate": "2G"},
+            ('.maxRate: "100" is too low: at least 1M: the node\'s ARP is under it too',),
+            ("unclassified_max_bps",),
+        ),
+        (
+            {"exemptMaxRate": "2P"},
+            ('.exemptMaxRate: "2P" is too high: at most 1P, 10^15 bit/s',),
+            ("unclassified_exempt_max_bps",),
+        ),
+        (
+            "10M",
+            (': "10M" must be an object with named fields',),
+            ("unclassified_max_bps", "unclassified_exempt_max_bps"),
+        ),
+        ({"maxrate": "10M"}, (".maxrate: unknown field; did you mean maxRate?",), ()),
+    ],
+)
+def test_a_wrong_ceiling_of_unclassified_traffic_is_what_it_was_last(
+    unclassified: Any, errors: tuple[str, ...], wrong: tuple[str, ...]
+) -> None:
+    before = read({"unclassified": {"maxRate": "5M", "exemptMaxRate": "6M"}})
+    parsed = read({"unclassified": unclassified})
+    assert parsed.errors == tuple(f"spec.unclassified{error}" for error in errors)
+    assert parsed.wrong == wrong
+    kept = parsed.with_last_good(before)
+    for name in wrong:
+        assert getattr(kept, name) == getattr(before, name)
+
+
+def test_the_ceilings_of_unclassified_traffic_are_overridden_one_by_one() -> None:
+    default = read({"unclassified": {"maxRate": "5M", "exemptMaxRate": "6M"}})
+    own = read({"unclassified": {"exemptMaxRate": "7M"}})
+    merged = own.over(default)
+    assert (merged.unclassified_max_bps, merged.unclassified_exempt_max_bps) == (5_000_000, 7_000_000)
 
 
 def test_of_the_exempt_destinations_only_the_wrong_ones_are_left_out() -> None:
@@ -217,6 +266,12 @@ def test_a_node_that_does_what_is_asked_says_so() -> None:
             "capBitsPerSecond": 500_000_000,
             "lineRate": "1G",
             "lineRateBitsPerSecond": 1_000_000_000,
+            "unclassified": {
+                "maxRate": "50M",
+                "maxBitsPerSecond": 50_000_000,
+                "exemptMaxRate": "100M",
+                "exemptMaxBitsPerSecond": 100_000_000,
+            },
             "slices": 3,
             "cappedSlices": 1,
             "rootSent": bytes_text(2**30),

@@ -106,6 +106,8 @@ NODES: Final[tuple[Callable[[NodeSpec, int], NodeSpec], ...]] = (
     lambda old, n: replace(old, line_rate_bps=(100 * M, 1000 * M, None)[n % 3]),
     lambda old, n: replace(old, min_rate_share_percent=(50, None, 1)[n % 3]),
     lambda old, n: replace(old, exempt_destinations=(("10.1.0.0/16",), (), ("10.1.0.0/17", "10.1.128.0/17"))[n % 3]),
+    lambda old, n: replace(old, unclassified_max_bps=(5 * M, None, 500 * M)[n % 3]),
+    lambda old, n: replace(old, unclassified_exempt_max_bps=(None, 7 * M, 70 * M)[n % 3]),
     lambda old, n: replace(old, errors=("cap: wrong", "mode: wrong")[: n % 3], generation=old.generation + 1),
     lambda old, _: replace(old),
 )

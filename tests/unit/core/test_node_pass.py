@@ -283,6 +283,28 @@ def test_monitor_mode_limits_nothing_on_a_device_that_reports_no_speed() -> None
 
 
 @pytest.mark.parametrize(
+    ("changes", "standard_bps", "exempt_bps"),
+    [
+        ({}, 100 * M, 1000 * M),
+        ({"unclassified_max_bps": 5 * M}, 5 * M, 1000 * M),
+        ({"unclassified_exempt_max_bps": 6 * M + 7}, 100 * M, 6 * M),
+        ({"unclassified_max_bps": 300 * M, "unclassified_exempt_max_bps": 3000 * M}, 100 * M, 1000 * M),
+    ],
+)
+def test_what_nobody_owns_has_a_ceiling_of_its_own_below_that_of_its_class(
+    changes: dict[str, int], standard_bps: int, exempt_bps: int
+) -> None:
+    node = Node(spec(), pods=(POD,), node=NodeSpec(line_rate_bps=1000 * M, cap_bps=100 * M, **changes))  # type: ignore[arg-type]
+    report = node.run(at(0)).node
+    assert (node.classes[0x1FFF].ceil_bps, node.classes[0x2FFF].ceil_bps) == (standard_bps, exempt_bps)
+    assert (report.unclassified_max_bps // 8 * 8, report.unclassified_exempt_max_bps // 8 * 8) == (
+        standard_bps,
+        exempt_bps,
+    )
+    assert (node.classes[0x1000].ceil_bps, node.classes[0x2000].ceil_bps) == (100 * M, 1000 * M)
+
+
+@pytest.mark.parametrize(
     ("mode", "before"), [(Mode.ENFORCE, "limits are in force"), (Mode.MONITOR, "mode Monitor: nothing is limited")]
 )
 def test_an_uplink_that_loses_its_queues_says_so_in_every_report(mode: Mode, before: str) -> None:
