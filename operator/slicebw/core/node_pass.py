@@ -13,7 +13,7 @@ With the last result or without it, the result is the same.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import compress, count
-from operator import is_not
+from operator import is_not, or_
 from typing import Final
 
 from msgspec import Struct
@@ -77,9 +77,12 @@ _NOBODY: Final = -1
 _NO_CLAIM: Final = Claim(None, (), Presence.UNKNOWN)
 
 
-_Fresh = list[tuple[SliceOutcome | None, SliceOutcome | None]]
-"""One pair for each slice decided in this pass: its last outcome (None for a newcomer), and its new one (None if it was
-purged)."""
+_Row = tuple[int, SliceAccount, Claim, ObservedClass | None, ObservedClass | None, SliceOutcome | None]
+"""The position of a slice in the order of the accounts, all that its outcome depends on, and its last outcome."""
+
+_Fresh = list[tuple[int, SliceOutcome | None, SliceOutcome | None]]
+"""One entry for each slice decided in this pass: its position, its last outcome (None for a newcomer), and its new one
+(None if it was purged)."""
 
 
 class PassInput(Struct, frozen=True):
@@ -162,6 +165,10 @@ class _Totals(Struct, frozen=True):
     good_until_s: int
     time_to_threshold_ns: int
     live_until_s: int
+    standard: list[ObservedClass | None]
+    exempt: list[ObservedClass | None]
+    """The observed classes that the outcomes were decided on."""
+    times_to_threshold_ns: list[int]
     purged: bool
     """Whether an account was forgotten: then lists in the order of accounts do not fit the next pass."""
 
@@ -389,29 +396,36 @@ def _totals(
     """Decide every slice of which something has changed or whose time is over, and add all outcomes up."""
     same_node = memory is not None and memory.node is node
     same_claims = joined.same_accounts and memory is not None and memory.roster.claims is joined.roster.claims
+    same_accounts = memory is not None and joined.ledger.slices is memory.totals.accounts
     now_s = interval.now.wall_s
-    if (
-        memory
-        and same_node
-        and same_claims
-        and joined.ledger.slices is memory.totals.accounts
-        and memory.classes is classes
-        and now_s < memory.totals.good_until_s
-    ):
-        return _kept(memory.totals, joined.roster.without_class, memory.roster.without_class)
+    last = memory.totals if memory and same_node and same_claims and same_accounts else None
+    if last is not None and now_s >= last.good_until_s:
+        last = None
+    if memory and last is not None and memory.classes is classes:
+        return _kept(last, joined.roster.without_class, memory.roster.without_class)
+    standard = list(map(classes.get, joined.roster.standard_minors))
+    exempt = list(map(classes.get, joined.roster.exempt_minors))
     outcomes: list[SliceOutcome | None] = [None] * len(joined.outcomes)
     if same_node:
         outcomes = list(joined.outcomes)
+    accounts = joined.ledger.slices.values()
+    rows: Iterable[_Row] = zip(count(), accounts, joined.roster.claims, standard, exempt, outcomes)
+    if last is not None:
+        # Only classes can have moved. Rows whose classes are the same objects are passed over without a look at them:
+        # with thousands of slices, to load them into the processor's cache is most of the work.
+        moved = map(or_, map(is_not, standard, last.standard), map(is_not, exempt, last.exempt))
+        rows = compress(rows, moved)
+    fresh = _decide(rows, outcomes, node, interval)
+    if last is not None:
+        return _patched(last, joined, node, outcomes, fresh, (standard, exempt))
+    return _add_up(joined, node, outcomes, fresh, (standard, exempt), memory if same_node else None)
+
+
+def _decide(rows: Iterable[_Row], outcomes: list[SliceOutcome | None], node: NodeContext, interval: Interval) -> _Fresh:
+    """Decide the slices whose outcome does not hold any more, put it into ``outcomes``, and return what was decided."""
+    now_s = interval.now.wall_s
     fresh: _Fresh = []
-    rows = zip(
-        joined.ledger.slices.values(),
-        joined.roster.claims,
-        map(classes.get, joined.roster.standard_minors),
-        map(classes.get, joined.roster.exempt_minors),
-        outcomes,
-        strict=True,
-    )
-    for position, (account, claim, standard, exempt, last) in enumerate(rows):
+    for position, account, claim, standard, exempt, last in rows:
         if (
             last is None
             or last.standard is not standard
@@ -422,8 +436,8 @@ def _totals(
         ):
             outcome = slice_outcome(account, claim, (standard, exempt), node, interval, last)
             outcomes[position] = outcome
-            fresh.append((last, outcome))
-    return _add_up(joined, node, outcomes, fresh, memory if same_node else None)
+            fresh.append((position, last, outcome))
+    return fresh
 
 
 def _kept(last: _Totals, without_class: tuple[UsageReport, ...], before: tuple[UsageReport, ...]) -> _Totals:
@@ -433,11 +447,48 @@ def _kept(last: _Totals, without_class: tuple[UsageReport, ...], before: tuple[U
     return replace(last, events=(), usages=(*[outcome.usage for outcome in last.outcomes], *without_class))
 
 
+def _patched(
+    last: _Totals,
+    joined: _Joined,
+    node: NodeContext,
+    outcomes: list[SliceOutcome | None],
+    fresh: _Fresh,
+    observed: tuple[list[ObservedClass | None], list[ObservedClass | None]],
+) -> _Totals:
+    """Return the last totals with the fresh outcomes in place. No period has ended, and nobody came or went."""
+    kept = [outcome for outcome in outcomes if outcome is not None]
+    usages, times_ns = list(last.usages[: len(kept)]), list(last.times_to_threshold_ns)
+    capped, good_until_s, open_changes = last.capped, last.good_until_s, bool(last.changes)
+    for position, before, outcome in fresh:
+        if before is not None and outcome is not None:  # always, because nobody came or went
+            usages[position] = outcome.usage
+            times_ns[position] = outcome.time_to_threshold_ns
+            capped += outcome.capped - before.capped
+            good_until_s = min(good_until_s, outcome.good_until_s)
+            open_changes = open_changes or bool(outcome.changes)
+    return replace(
+        last,
+        outcomes=kept,
+        accounts=_accounts(joined.ledger.slices, kept, fresh),
+        tree=_tree(node, kept, fresh, last.tree),
+        changes=[change for outcome in kept for change in outcome.changes] if open_changes else [],
+        usages=(*usages, *joined.roster.without_class),
+        events=_events(fresh),
+        capped=capped,
+        good_until_s=good_until_s,
+        time_to_threshold_ns=min(times_ns, default=FAR_NS),
+        standard=observed[0],
+        exempt=observed[1],
+        times_to_threshold_ns=times_ns,
+    )
+
+
 def _add_up(
     joined: _Joined,
     node: NodeContext,
     outcomes: list[SliceOutcome | None],
     fresh: _Fresh,
+    observed: tuple[list[ObservedClass | None], list[ObservedClass | None]],
     memory: _Memory | None,
 ) -> _Totals:
     """Add all outcomes up. ``fresh``: what was decided anew, before and after; ``memory``: of the same node."""
@@ -475,6 +526,9 @@ def _add_up(
         good_until_s=good_until_s,
         time_to_threshold_ns=time_to_threshold_ns,
         live_until_s=live_until_s,
+        standard=observed[0],
+        exempt=observed[1],
+        times_to_threshold_ns=[outcome.time_to_threshold_ns for outcome in kept],
         purged=purged,
     )
 
@@ -485,14 +539,14 @@ def _accounts(
     """Return the accounts of all outcomes. Returns the same mapping if nothing in it changes."""
     if len(outcomes) < len(before):  # some were forgotten
         return {outcome.account.key: outcome.account for outcome in outcomes}
-    moved = {outcome.account.key: outcome.account for _, outcome in fresh if outcome is not None}
+    moved = {outcome.account.key: outcome.account for _, _, outcome in fresh if outcome is not None}
     moved = {key: account for key, account in moved.items() if before[key] is not account}
     return {**before, **moved} if moved else before
 
 
 def _events(fresh: _Fresh) -> tuple[PendingEvent, ...]:
     """Return the Events in the order of the accounts."""
-    return tuple(event for _, outcome in fresh if outcome is not None for event in outcome.events)
+    return tuple(event for _, _, outcome in fresh if outcome is not None for event in outcome.events)
 
 
 def _tree(
@@ -508,7 +562,7 @@ def _tree(
         return tree
     removed: set[int] = set()
     added: dict[int, ClassSpec] = {}
-    for last_outcome, outcome in fresh:
+    for _, last_outcome, outcome in fresh:
         leaves = {one.leaf.minor: one.leaf for one in outcome.classes} if outcome else {}
         before = {one.leaf.minor: one.leaf for one in last_outcome.classes} if last_outcome else {}
         if leaves != before:
