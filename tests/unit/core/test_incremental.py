@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.core.dataplane import DeleteClass, RootQdisc
-from slicebw.core.desired import NodeSpec, SliceKey, SliceSpec
+from slicebw.core.desired import Mode, NodeSpec, SliceKey, SliceSpec
 from slicebw.core.reports import UsageReport
 from tests.unit.core.builders import M, Node, at, pod, spec
 
@@ -226,3 +226,19 @@ def test_guarantees_are_added_up_again_when_a_slice_leaves() -> None:
     assert node.run(at(1)).node.overcommitted is not None
     node.desired = replace(node.desired, slices=tuple(specs[:3]), pods=pods[:3])
     assert node.run(at(2)).node.overcommitted is None
+
+
+def test_a_lifted_cap_is_announced_once_also_if_the_other_class_moves_in_the_next_pass() -> None:
+    """In mode Monitor the kernel's class stays as it is, so nothing else tells that its outcome is an old one."""
+    monitor = NodeSpec(line_rate_bps=1000 * M, mode=Mode.MONITOR)
+    node = Node(spec(), pods=(pod("ns/pod", "10.0.0.1"),), node=monitor)
+    node.run(at(0))
+    node.send(FIRST_STANDARD, 90 * M)
+    node.run(at(10))
+    node.desired = replace(node.desired, slices=(spec(budget_bytes=1000 * M),))
+    node.run(at(11))
+    announced = [event.id for event in node.ledger.pending_events]
+    assert len(announced) == 2
+    node.send(0x2001, 1000)
+    node.run(at(12))
+    assert [event.id for event in node.ledger.pending_events] == announced
