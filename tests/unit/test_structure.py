@@ -19,7 +19,7 @@ OLD_WORDS = re.compile(
 )
 """Words that the glossary has replaced. ``class_id`` was a slice id; tc's word is classid."""
 KEPT_WORDS = {
-    "slicebw/agent/checkpoint_validation.py": {"outbox", "last_class_id"},  # keys of the ledger's file
+    "slicebw/agent/checkpoint_trust.py": {"outbox", "last_class_id"},  # keys of the ledger's file
     "slicebw/api/bandwidth_usage.py": {"_CLASS_ID", "_class_id"},  # the field classId of a BandwidthUsage
     "slicebw/cli/node.py": {"class_id"},  # a key of what ``slicebw node show`` prints as JSON
 }

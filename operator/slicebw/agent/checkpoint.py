@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from slicebw.agent.checkpoint_validation import DESIRED_STATE, LEDGER, Kind, UntrustedError, decode
+from slicebw.agent.checkpoint_trust import DESIRED_STATE, LEDGER, Kind, UntrustedError, decode
 from slicebw.core.desired import DesiredState
 from slicebw.core.errors import SaveError
 from slicebw.core.ledger import Ledger, SliceAccount
