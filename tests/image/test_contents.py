@@ -16,7 +16,7 @@ print(json.dumps({one.metadata["Name"]: one.version for one in importlib.metadat
 """
 ROLES = """
 import slicebw.cli.agent, slicebw.cli.controller, slicebw.cli.exposition, slicebw.cli.node
-import slicebw.agent.checkpoint, slicebw.cli.probes, slicebw.agent.loop, slicebw.agent.metrics
+import slicebw.agent.checkpoint, slicebw.cli.probe_server, slicebw.agent.loop, slicebw.agent.metrics
 import slicebw.controller.status_loop, slicebw.controller.metrics
 import slicebw.folder.feed, slicebw.kernel.htb, slicebw.kernel.nft
 import slicebw.kube.controller_writer, slicebw.kube.agent_feed

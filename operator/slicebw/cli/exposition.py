@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from slicebw import __version__
 
 if TYPE_CHECKING:
-    from slicebw.cli.probes import Page
+    from slicebw.cli.probe_server import Page
     from slicebw.kube.api_health import ApiHealth
 
 

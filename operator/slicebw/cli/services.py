@@ -77,7 +77,7 @@ def serve_health(
     if port is None:
         return
     from slicebw.cli.exposition import page
-    from slicebw.cli.probes import ProbeServer
+    from slicebw.cli.probe_server import ProbeServer
 
     server = ProbeServer(address, port, probes, {"/metrics": page(*metrics())})
     run(stack, [server])

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from slicebw.agent.metrics import AgentMetrics
 from slicebw.agent.stats import BOUNDS_MS, KINDS, Histogram
 from slicebw.cli.exposition import page
-from slicebw.cli.probes import ProbeServer
+from slicebw.cli.probe_server import ProbeServer
 from slicebw.core.dataplane import ChangeClass, RootQdisc, TableChange, TreeChange
 from slicebw.core.desired import Mode
 from slicebw.kernel.fake import Fault

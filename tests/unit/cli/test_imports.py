@@ -11,7 +11,7 @@ from tests.support import modules
 
 API = ("kopf", "aiohttp", "slicebw.kube")
 KERNEL = ("pyroute2", "slicebw.kernel")
-SERVING = ("prometheus_client", "slicebw.cli.exposition", "slicebw.cli.probes")
+SERVING = ("prometheus_client", "slicebw.cli.exposition", "slicebw.cli.probe_server")
 FOLDER = ("watchfiles", "slicebw.folder")
 
 

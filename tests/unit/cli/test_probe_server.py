@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from slicebw.cli.probes import ProbeServer
+from slicebw.cli.probe_server import ProbeServer
 from slicebw.core.errors import UsageError
 
 
