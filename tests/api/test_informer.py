@@ -8,9 +8,9 @@ import pytest
 from slicebw.api import kinds
 from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.informer import Informer
-from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.resources import SLICE_BANDWIDTHS, Object
 from slicebw.kube.store import key_of
+from slicebw.kube.watch_supervisor import Watched
 from tests.api.cluster import Cluster, eventually, slice_bandwidth, throughout
 from tests.api.proxy import FaultProxy
 

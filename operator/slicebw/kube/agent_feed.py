@@ -10,8 +10,8 @@ from slicebw.api.kinds import DEFAULT_NODE_BANDWIDTH
 from slicebw.core.desired import DesiredState, NodeSpec, Pod, SliceSpec
 from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.informer import Informer
-from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.resources import NODE_BANDWIDTHS, PODS, SLICE_BANDWIDTHS
+from slicebw.kube.watch_supervisor import Watched
 
 
 class ApiFeed:

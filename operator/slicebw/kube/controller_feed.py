@@ -15,9 +15,9 @@ from slicebw.api.slice_bandwidth import SliceRecord
 from slicebw.core.desired import SliceKey
 from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.informer import Informer
-from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.resources import BANDWIDTH_USAGES, NODES, SLICE_BANDWIDTHS, Object
 from slicebw.kube.store import Change
+from slicebw.kube.watch_supervisor import Watched
 
 PAGE_SIZE: Final = 500
 """BandwidthUsages are read in pages: there is one for each slice and node, and a whole list would fill the memory."""

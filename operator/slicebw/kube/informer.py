@@ -11,9 +11,9 @@ from typing import Final, Generic, TypeVar
 from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.backoff import Backoff
 from slicebw.kube.client import ApiRefused, ApiUnreachable, Page
-from slicebw.kube.kopf_watch import KopfWatch, ListSink, Watched
 from slicebw.kube.resources import CRDS, Object
 from slicebw.kube.store import Change, Deletion, Key, Store, deletion_of, key_of
+from slicebw.kube.watch_supervisor import KopfWatch, ListSink, Watched
 
 log = logging.getLogger(__name__)
 

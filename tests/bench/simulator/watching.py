@@ -20,8 +20,8 @@ import aiohttp
 
 from slicebw.api.kinds import DEFAULT_NODE_BANDWIDTH
 from slicebw.kube import connection
-from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.resources import NODE_BANDWIDTHS, PODS, SLICE_BANDWIDTHS
+from slicebw.kube.watch_supervisor import Watched
 from tests.bench.simulator.fleet import Fleet
 
 AT_ONCE: Final = 16

@@ -10,8 +10,8 @@ from slicebw.kube import connection
 from slicebw.kube.api_thread import ApiThread
 from slicebw.kube.client import Page
 from slicebw.kube.informer import Informer
-from slicebw.kube.kopf_watch import Watched
 from slicebw.kube.resources import SLICE_BANDWIDTHS, Object
+from slicebw.kube.watch_supervisor import Watched
 
 
 def obj(name: str, version: int) -> dict[str, Any]:
