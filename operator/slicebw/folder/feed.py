@@ -13,8 +13,8 @@ from slicebw.api import kinds
 from slicebw.core.desired import DesiredState, NodeSpec, Pod, SliceSpec
 from slicebw.core.errors import UsageError
 from slicebw.folder.disk import STATUS
-from slicebw.folder.manifests import Identity, Manifest
-from slicebw.folder.source import Source, counted, shown_path
+from slicebw.folder.manifest_files import Source, counted, shown_path
+from slicebw.folder.manifest_parser import Identity, Manifest
 
 log = logging.getLogger(__name__)
 

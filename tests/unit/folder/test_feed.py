@@ -13,7 +13,7 @@ import yaml
 
 from slicebw.core.desired import DesiredState
 from slicebw.core.errors import UsageError
-from slicebw.folder import source
+from slicebw.folder import manifest_files
 from slicebw.folder.feed import FolderFeed
 from tests.unit.folder.builders import logged, rate_mbit, slice_yaml
 
@@ -333,7 +333,7 @@ def test_reports_written_beside_the_manifests_wake_nobody(fed: Fed) -> None:
     for number in range(20):
         (status / f"{number}.yaml").write_text(slice_yaml(f"never-{number}"))
     (fed.folder / "a.yaml").touch()
-    assert not fed.wakes.acquire(timeout=2 * source.SETTLE_S + 1.0)
+    assert not fed.wakes.acquire(timeout=2 * manifest_files.SETTLE_S + 1.0)
     assert fed.feed.desired_state() is before
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from slicebw.core.desired import Pod
 from slicebw.folder.disk import STATUS, reason, write_atomically
-from slicebw.folder.manifests import Content, Identity, Manifest, Problem, read
+from slicebw.folder.manifest_parser import Content, Identity, Manifest, Problem, read
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@ from textwrap import dedent
 import pytest
 
 from slicebw.core.desired import NodeSpec, Pod, SliceSpec
-from slicebw.folder.manifests import Content, Identity, read
+from slicebw.folder.manifest_parser import Content, Identity, read
 
 SLICE = """
     apiVersion: slicebw.io/v1alpha1

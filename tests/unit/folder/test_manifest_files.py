@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from slicebw.core.desired import SliceSpec
-from slicebw.folder import source
-from slicebw.folder.source import SETTLE_SCANS, Source
+from slicebw.folder import manifest_files
+from slicebw.folder.manifest_files import SETTLE_SCANS, Source
 from tests.unit.folder.builders import logged, rate_mbit, slice_yaml
 
 Pause = Callable[[float], bool]
@@ -207,7 +207,7 @@ def test_the_same_problem_is_logged_once_and_its_end_too(folder: Folder, caplog:
 def test_a_file_that_is_too_big_is_refused(
     folder: Folder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "MAX_BYTES", 20)
+    monkeypatch.setattr(manifest_files, "MAX_BYTES", 20)
     folder.write("a.yaml", slice_yaml("codeen"))
     assert folder.rates() == {}
     assert "a.yaml:1: is too big: at most 20 bytes" in logged(caplog)[0]
