@@ -1,10 +1,8 @@
-"""Where an agent stands between its start and the first complete answers of the API: two small state machines.
+"""Decides which desired state holds now: a small state machine.
 
-Both are without I/O: the reconciler passes them what it has read.
-
-:class:`DesiredStateMachine` decides which desired state holds now. Passes do not wait for the API: until the feed has
-listed everything, the last complete list holds. The last three columns give the next state if the feed's list is
-incomplete, complete and valid, or complete with an invalid selector or node setting that was valid before.
+It is without I/O: the reconciler passes it what it has read. Passes do not wait for the API: until the feed has listed
+everything, the last complete list holds. The last three columns give the next state if the feed's list is incomplete,
+complete, or complete with something wrong in it: a selector or a setting of the node that was right before.
 
 ============= =========================================================== ============= ======== =========
 state         a pass is made on                                           incomplete    complete wrong
@@ -14,32 +12,14 @@ LAST_SAVED    the last complete list: the checkpoint's, or what was live  LAST_S
 LIVE          the feed's list                                             LAST_SAVED    LIVE     LAST_GOOD
 LAST_GOOD     the feed's list; where it is wrong, what held before        LAST_SAVED    LIVE     LAST_GOOD
 ============= =========================================================== ============= ======== =========
-
-:class:`PreviousReports` decides what to do with the usage that this node reported before the agent started. The last
-column gives the next state once these reports are known and the desired state is complete.
-
-============= ============= ================= =================================================
-state         the ledger is own usage reports next
-============= ============= ================= =================================================
-REBUILDING    begun anew    withheld          DONE; the reports are merged into the ledger
-WAITING       from the disk sent              DONE
-DONE          complete      sent              stays
-============= ============= ================= =================================================
-
-Reports of slices that nobody knows any more are deleted on the way to DONE.
 """
 
-from collections.abc import Iterable, Sequence
 from enum import Enum
 
 from msgspec.structs import replace
 
-from slicebw.core.accounting import restore_from_reports
-from slicebw.core.clock import Instant
-from slicebw.core.desired import DesiredState, Mode, SliceKey
-from slicebw.core.ledger import Ledger
+from slicebw.core.desired import DesiredState, Mode
 from slicebw.core.membership import with_last_good_selectors
-from slicebw.core.reports import UsageReport
 
 
 class Source(Enum):
@@ -104,50 +84,6 @@ class DesiredStateMachine:
     def mark_saved(self, saved: DesiredState) -> None:
         """Note that the checkpoint has ``saved`` now."""
         self._saved = saved
-
-
-class Restore(Enum):
-    """Whether the previous reports have been processed; the states of :class:`PreviousReports`."""
-
-    REBUILDING = "rebuilding"
-    WAITING = "waiting"
-    DONE = "done"
-
-
-class PreviousReports:
-    """Decides what to do with the usage that this node reported before the agent started.
-
-    Args:
-        ledger: as it was loaded, or begun anew. It remembers on disk that it is still to be rebuilt.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.state = Restore.REBUILDING if ledger.rebuilding else Restore.WAITING
-
-    @property
-    def withhold_own(self) -> bool:
-        """Whether own usage reports must wait: they would overwrite what the ledger is rebuilt from."""
-        return self.state is Restore.REBUILDING
-
-    def restore(
-        self, ledger: Ledger, previous: Sequence[UsageReport], current: Iterable[UsageReport], now: Instant
-    ) -> tuple[Ledger, list[SliceKey]]:
-        """Go to DONE.
-
-        Args:
-            ledger: as the pass has left it.
-            previous: all usage that this node has reported before.
-            current: what the pass reports.
-            now: this pass's instant.
-
-        Returns:
-            The ledger to go on with, and the slices whose previous report is to be deleted.
-        """
-        if self.state is Restore.REBUILDING:
-            ledger = restore_from_reports(ledger, previous, now)
-        self.state = Restore.DONE
-        known = {*ledger.slices, *(usage.key for usage in current)}
-        return ledger, [report.key for report in previous if report.key not in known]
 
 
 def _with_last_good(listed: DesiredState, before: DesiredState) -> DesiredState:

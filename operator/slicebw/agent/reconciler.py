@@ -21,8 +21,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from slicebw.agent.desired_state import DesiredStateMachine, PreviousReports, Restore
+from slicebw.agent.desired_state import DesiredStateMachine
 from slicebw.agent.ports import Ports
+from slicebw.agent.previous_reports import PreviousReports, Restore
 from slicebw.agent.report_throttle import ReportThrottle
 from slicebw.agent.stats import Stats
 from slicebw.agent.transition_log import transitions

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from slicebw.agent.checkpoint import FileStore
-from slicebw.agent.desired_state import DesiredStateMachine, PreviousReports, Restore, Source
+from slicebw.agent.desired_state import DesiredStateMachine, Source
+from slicebw.agent.previous_reports import PreviousReports, Restore
 from slicebw.core.desired import DesiredState, Mode, NodeSpec, SliceKey
 from slicebw.core.ledger import Ledger
 from slicebw.core.reports import UsageReport
