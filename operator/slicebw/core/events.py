@@ -1,7 +1,7 @@
-"""Which Events, in which words? Each names the slice, its class, the usage, since when, and until when.
+"""The words of the Events: each names the slice, its class, the usage, since when, and until when.
 
-An Event's id is the same however often it is made or sent. The sinks derive the Event's name from it, so that it exists
-once.
+Which Events are due is decided in slice_pass, slice_ids and node_pass. An Event's id is the same however often it is
+made or sent. The sinks derive the Event's name from it, so that it exists once.
 """
 
 from slicebw.core.desired import Mode, SliceSpec, TrafficClass
