@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import compress
+from operator import is_not
 from typing import Final
 
 from msgspec.structs import replace
@@ -53,8 +55,12 @@ class ReportThrottle:
         if usages == self._last_usages and now_ns < self._none_due_until_ns:
             return [], []
         due: list[UsageReport] = []
-        due_from: list[int] = []
-        for report in usages:
+        examined, due_from = usages, []
+        if len(usages) == len(self._last_usages) and now_ns < self._none_due_until_ns:
+            # A report that is the same object is not due yet: only the others are looked at.
+            examined = tuple(compress(usages, map(is_not, usages, self._last_usages)))
+            due_from = [self._none_due_until_ns]
+        for report in examined:
             last = self._sent.get(report.key)
             due_ns = now_ns if last is None else self._due_ns(last, report)
             if last is None or now_ns >= due_ns:
