@@ -12,6 +12,7 @@ from slicebw.core.dataplane import (
     CreateClass,
     CreateRoot,
     DeleteClass,
+    ObservedTree,
     RemoveRoot,
     ReplaceLeafQdisc,
     ResetTokens,
@@ -70,10 +71,22 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         shaper,
         lambda: run("tc", "qdisc", "del", "dev", UPLINK, "root"),
         lambda: run(*foreign),
-        lambda old, new: run("ip", "link", "set", old, "name", new),
+        lambda old, new: _rename(lab, old, new),
         lambda packets: lab.send_udp(lab.node, lab.sink.address, packets, 1000),
     )
     shaper.close()
+
+
+def _rename(lab: Topology, old: str, new: str) -> None:
+    """Rename a device, in the way that the oldest kernel allows: while it is down, which costs it its routes."""
+    gateway = lab.node.run("ip", "route", "show", "default").split()[2]
+    lab.node.ip(f"link set {old} down\nlink set {old} name {new}\nlink set {new} up\nroute add default via {gateway}")
+
+
+def _uncounted(observed: ObservedTree) -> ObservedTree:
+    """A tree without its counters: a device that comes up sends IPv6 packets of its own between two reads."""
+    classes = {minor: replace(one, sent_bytes=0, backlog_bytes=0) for minor, one in observed.classes.items()}
+    return replace(observed, classes=classes)
 
 
 def test_an_uplink_as_found_has_a_default_root_and_no_classes(world: World) -> None:
@@ -99,7 +112,7 @@ def test_a_device_is_the_same_one_under_another_name(world: World) -> None:
     assert world.shaper.find(UPLINK) is None
     assert world.shaper.find(replace(before, netns=before.netns + 1)) is None, "of another namespace the name counts"
     seen = world.shaper.read(before.ifindex)
-    assert seen == world.shaper.read("wan7")
+    assert _uncounted(seen) == _uncounted(world.shaper.read("wan7"))
     assert (seen.device, seen.ifindex, seen.netns, seen.root) == ("wan7", before.ifindex, before.netns, RootQdisc.OURS)
     assert world.shaper.apply(before.ifindex, [DeleteClass(0x1001)], LINE_RATE_BPS) == []
     assert 0x1001 not in world.shaper.read(before.ifindex).classes
