@@ -13,7 +13,7 @@ import pytest
 from slicebw.core.dataplane import DEFAULT_ID, leaf
 from slicebw.core.desired import TrafficClass
 from slicebw.core.ledger import SliceAccount
-from tests.support.folder_lab import FolderLab, M, folder_lab, pod_object
+from tests.support.folder_lab import FolderLab, M, budget_lab, pod_object
 from tests.support.senders import Sender
 from tests.support.topology import UPLINK, wait_until
 
@@ -25,13 +25,7 @@ PERIOD_S = 600
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[FolderLab]:
-    """Codeen has a budget of 2 MB and is slowed after 1 MB; coral stays far from its threshold."""
-    with folder_lab(tmp_path, "codeen", "coral", cap="200M") as lab:
-        standard = {"maxRate": "50M", "budget": "2M", "threshold": "50%"}
-        lab.write_slice("codeen", period=f"{PERIOD_S}s", standard=standard)
-        lab.write_slice("coral", standard={"maxRate": "8M"})
-        lab.start()
-        lab.until_served("codeen", "coral")
+    with budget_lab(tmp_path, PERIOD_S) as lab:
         yield lab
 
 

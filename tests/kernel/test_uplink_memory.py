@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.folder_lab import FolderLab, M, folder_lab, node_object
+from tests.support.folder_lab import FolderLab, M, budget_lab, node_object
 from tests.support.senders import Sender
 from tests.support.topology import SINK, UPLINK, wait_until
 
@@ -19,13 +19,7 @@ PERIOD_S = 60
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[FolderLab]:
-    """Codeen may send 2 MB a minute, of which 1 MB goes by unslowed; coral is far from any threshold."""
-    with folder_lab(tmp_path, "codeen", "coral", cap="200M") as lab:
-        standard = {"maxRate": "50M", "budget": "2M", "threshold": "50%"}
-        lab.write_slice("codeen", period=f"{PERIOD_S}s", standard=standard)
-        lab.write_slice("coral", standard={"maxRate": "8M"})
-        lab.start()
-        lab.until_served("codeen", "coral")
+    with budget_lab(tmp_path, PERIOD_S) as lab:
         yield lab
 
 

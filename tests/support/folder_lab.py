@@ -197,3 +197,15 @@ def folder_lab(folder: Path, *names: str, offloads: bool = False, **node: object
             yield lab
         finally:
             lab.stop()
+
+
+@contextmanager
+def budget_lab(folder: Path, period_s: int) -> Iterator[FolderLab]:
+    """Build a lab with an agent. Codeen may send 2 MB a period and is slowed after 1 MB; coral is far from that."""
+    with folder_lab(folder, "codeen", "coral", cap="200M") as lab:
+        standard = {"maxRate": "50M", "budget": "2M", "threshold": "50%"}
+        lab.write_slice("codeen", period=f"{period_s}s", standard=standard)
+        lab.write_slice("coral", standard={"maxRate": "8M"})
+        lab.start()
+        lab.until_served("codeen", "coral")
+        yield lab
